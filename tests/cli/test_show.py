@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from tiny_run import togi
 
 from togi.cli.show import print_stage, stage_json
 from togi.core.codec import write_records
@@ -80,3 +82,22 @@ def test_damaged_records_are_a_bad_file(tmp_path):
     (tmp_path / RECORDS_FILE).write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match=r"records\.parquet"):
         print_stage(tmp_path, RECORDS_FILE, 5)
+
+
+def test_a_stage_without_a_summary_is_told(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"question": "Why {i}?"}}\n' for i in range(4)))
+    recipe, home = tmp_path / "r.yaml", tmp_path / "home"
+    recipe.write_text(
+        "name: r\ndata: {rows: {path: rows.jsonl}}\n"
+        "stages: {some: {type: select, input: $rows, count: 3}, few: {type: select, input: $some, count: 2}}\n"
+    )
+    assert togi(home, "run", str(recipe), "--threads", "1").returncode == 0
+    assert togi(home, "show", str(recipe)).stderr == ""
+    shutil.rmtree((home / "runs" / "r" / "rows").resolve())
+    (home / "runs" / "r" / "some" / "summary.json").write_text("{")
+    shown = togi(home, "show", str(recipe))
+    gone, damaged = shown.stderr.splitlines()
+    assert shown.returncode == 0 and "few" in shown.stdout and "some" not in shown.stdout
+    assert gone.startswith("stage rows has no line: ") and "is gone, although the stage is done" in gone
+    assert damaged.startswith("stage some has no line: ") and "summary.json: damaged" in damaged
+    assert damaged.endswith(f"redo it with `togi run {recipe} --redo some`")

@@ -51,6 +51,28 @@ def recipe(tmp_path, monkeypatch) -> Path:
     return tmp_path / "checked.yaml"
 
 
+RULES = """\
+name: ruled
+models:
+  base: {path: model, template: chatml}
+data:
+  questions: {path: questions.jsonl}
+stages:
+  curated: {type: curate, input: $questions, method: rules}
+  scores: {type: evaluate, models: [$base], benchmarks: [{type: answers, prompts: $questions, max_tokens: 8}]}
+"""
+
+
+def test_a_stage_that_asks_no_model_says_what_its_rules_do(recipe):
+    with (recipe.parent / "questions.jsonl").open("a") as file:
+        file.write(json.dumps({"question": "Why?"}) + "\n")
+    recipe.write_text(RULES)
+    ended = check(recipe)
+    assert ended.exit_code == 0, ended.output
+    said = "stage curated (curate): no rows for a model\n  dropped: too_short 1\n  records that pass the rules 4\n"
+    assert said in ended.output and "0 rows" not in ended.output
+
+
 def check(recipe: Path, *arguments: str) -> Any:
     return CliRunner().invoke(main, ["check", str(recipe), *arguments])
 

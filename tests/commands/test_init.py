@@ -58,6 +58,17 @@ def test_the_recipe_of_each_goal_passes_check(here, model, goal):
     assert checked.exit_code == 0, checked.output
 
 
+@pytest.mark.parametrize(
+    ("goal", "count", "warmup", "every"),
+    [("dpo", 40, 0, 1), ("dpo", 800, 4, 11), ("sft", 800, 9, 20), ("dpo", 5000, 10, 20)],
+)
+def test_the_schedule_suits_the_number_of_rows(here, model, goal, count, warmup, every):
+    ended = togi("init", "--model", model, "--data", write_rows(here, goal, count), "--goal", goal)
+    assert ended.exit_code == 0, ended.output
+    text = Path(f"{goal}.yaml").read_text()
+    assert f"    warmup_steps: {warmup} #" in text and f"    evaluate_every: {every} #" in text
+
+
 def test_columns_and_the_template_are_shown(here, model):
     data = write_rows(here, "sft")
     ended = togi("init", "--model", model, "--data", data, "--goal", "sft", "--json")

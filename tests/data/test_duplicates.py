@@ -122,6 +122,24 @@ def test_copies_in_languages_without_spaces() -> None:
     assert of(copies_by_ngrams(texts, 0.6, n=3)) == [None, 0, None, None, 3]
 
 
+def test_texts_that_differ_in_symbols_alone_are_no_copies() -> None:
+    texts = ["😀", "😡", "C#", "C++", "!!", "??"]
+    assert of(copies_by_ngrams(texts, 0.6)) == [None] * 6
+    assert of(copies_by_cosine(HashedNgrams().embed(texts), 0.9)) == [None] * 6
+
+
+def test_rows_out_of_the_order_are_compared_with_nothing() -> None:
+    texts = ["bake bread", "bake bread", "rain", "bake bread", "rain"]
+    order = np.array([3, 1, 4])
+    assert of(copies_by_ngrams(texts, 0.6, order=order)) == [None, 3, None, None, None]
+    assert of(copies_by_cosine(HashedNgrams().embed(texts), 0.9, order)) == [None, 3, None, None, None]
+
+
+def test_a_text_without_ngrams_is_a_row_of_zeros() -> None:
+    vectors = HashedNgrams().embed(["", " \n"])
+    assert not vectors.any() and of(copies_by_cosine(vectors, 0.5)) == [None, None]
+
+
 def test_hashed_ngrams() -> None:
     embedder = HashedNgrams()
     texts = ["How do I bake bread?", "how do I bake  BREAD", "How do I bake a cake?", "明日の天気はどうですか。", ""]

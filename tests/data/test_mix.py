@@ -5,7 +5,7 @@ import random
 import pytest
 
 from togi.core.errors import InputError
-from togi.data.mix import Cursor, Stream, furthest_behind, ledger, next_stream, normalised
+from togi.data.mix import Cursor, Stream, furthest_behind, ledger, next_stream, normalised, whole_parts
 
 
 def streams(shares: list[float], sizes: list[int]) -> list[Stream]:
@@ -49,6 +49,13 @@ def test_a_source_that_runs_out_begins_its_next_epoch_in_another_order():
     assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     assert cursor.epochs == 3
+
+
+def test_whole_parts_add_up():
+    assert whole_parts([0.25] * 4, 10) == [3, 3, 2, 2]
+    assert whole_parts([0.55, 0.45], 10) == [6, 4] and whole_parts([0.1, 0.2, 0.7], 1) == [0, 0, 1]
+    for amount in range(1, 200):
+        assert sum(whole_parts(normalised([1, 2, 4]), amount)) == amount
 
 
 def test_a_mixture_goes_on_where_it_was():

@@ -38,6 +38,7 @@ def test_no_pair(chosen: str, rejected: str, reason: str) -> None:
 
 def test_marks_alone_can_differ() -> None:
     assert isinstance(build_pair(PROMPT, "!", "?", stage="pairs"), Pair)
+    assert isinstance(build_pair(PROMPT, "Use C#.", "Use C++.", stage="pairs"), Pair)
 
 
 def test_cut_to_shorter() -> None:

@@ -75,6 +75,8 @@ def test_each_of_the_best_meets_each_of_the_worst():
         ([1, 1, 1], None, {}, [("s2", "tie"), ("s1", "tie")]),
         ([2, 1, 0], ["Paris.", "paris", "Rome."], {}, [("s1", "same_text")]),
         ([2, 1, 0], ["...", "!!!", "Rome."], {}, []),  # only punctuation: not the same text
+        ([2, 1, 0], ["x < 5", "x > 5", "😀"], {}, []),  # symbols tell texts apart
+        ([0.7, 0.4, 0.1], None, {"min_gap": 0.3}, []),  # 0.7 - 0.4 < 0.3 in floating point
         ([2, 1.5, 0], None, {"min_gap": 1.0}, [("s1", "small_gap")]),
         ([2, 1, 0], None, {"min_gap": 1.0}, []),
         ([2, 1, 0], None, {"min_chosen": 2.5}, [("s2", "chosen_too_low"), ("s1", "chosen_too_low")]),

@@ -50,4 +50,6 @@ def test_the_prompt_of_every_kind_is_what_its_user_says():
     assert len({prompt_key(record) for record in alike}) == 1
     others = [Document(id="d", text="a"), Document(id="d", text="b"), Prompt(id="p", messages=(Message("user", "c"),))]
     assert len({prompt_key(record) for record in (*others, prompt)}) == 4
+    sums = [Prompt(id="s", messages=(Message("user", f"3 {sign} 4?"),)) for sign in "+-*/<"]
+    assert len({prompt_key(record) for record in sums}) == 5
     assert prompt_key(others[1]) != prompt_key(Prompt(id="x", messages=(Message("user", "a b"),)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from stored_verdicts import SHARED, needs_shared, write_jsonl
 
+from togi.commands.evaluate import alpaca_notes
 from togi.core.errors import InputError
 from togi.evaluate.alpaca import read_alpaca
 
@@ -94,3 +95,17 @@ def test_preferences_that_are_all_one_are_refused_and_a_fold_of_them_is_silent(t
     rows[3]["preference"] = 1.0
     with pytest.raises(InputError, match="all 40 preferences of m are 1, so length explains nothing"):
         read_alpaca(write_jsonl(tmp_path / "p.jsonl", rows), None, None, fit=True)
+
+
+def test_a_fit_that_does_not_converge_is_told_once_and_without_warnings(tmp_path, recwarn):
+    """Each preference is a step of the length difference."""
+    rows = [
+        {"model": "m", "i": i, "preference": i / 8, "len_baseline": 50, "len_model": 3 * i + bool(i) * 2 + 5}
+        for i in range(9)
+    ]
+    both = [*rows, *preferences("fine", longer=0, better=0.0, count=40)]
+    found = read_alpaca(write_jsonl(tmp_path / "p.jsonl", both), None, None, fit=True)
+    assert found.unsettled == ["m"] and found.to_json()["own_fit"] == {"anchors": {}, "not_converged": ["m"]}
+    assert not [each for each in recwarn if "converge" in str(each.message)]
+    told = [note for note in alpaca_notes(found) if "converge" in note]
+    assert len(told) == 1 and "the fit of m did not converge" in told[0]

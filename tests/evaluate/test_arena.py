@@ -139,6 +139,51 @@ def test_ties_alone_are_half_with_a_width(tmp_path, questions):
     assert 0 < standing.low < 50 < standing.high < 100
 
 
+def steady(name, questions, other="base"):
+    """Rows of a model whose questions all had the same result: one win and one tie."""
+    return [row(other, name, winner, question) for question in range(questions) for winner in ("model_b", "tie")]
+
+
+def varied(name, questions, seed=1):
+    """Rows of a model against the baseline that won about half of its games."""
+    won = np.random.default_rng(seed).choice(["model_a", "model_b", "tie"], 2 * questions)
+    return [row("base", name, str(winner), number // 2) for number, winner in enumerate(won)]
+
+
+@pytest.mark.parametrize("questions", [1, 2, 3, 6, 7])
+def test_the_battles_of_another_model_change_no_interval_of_a_model_with_few_questions(tmp_path, questions):
+    few = steady("few", questions)
+    alone = ranked(tmp_path, few).standings["few"]
+    beside = ranked(tmp_path, [*few, *varied("big", 200)]).standings["few"]
+    assert beside.low == pytest.approx(alone.low) and beside.high == pytest.approx(alone.high)
+    unseen = 1 - 0.025 ** (1 / questions)
+    assert (alone.low, alone.high) == pytest.approx((75 * (1 - unseen), 75 + 25 * unseen))
+
+
+def test_a_model_that_a_resample_did_not_draw_is_left_out_of_it(tmp_path):
+    """Two of three questions won: a resample without the model must not count as 50 %."""
+    rows = [row("base", "few", winner, number) for number, winner in enumerate(["model_b", "model_b", "tie"])]
+    by_row = ranked(tmp_path, [*rows, *varied("big", 200)], by="row").standings["few"]
+    assert by_row.low >= 50 and by_row.high == 100
+    rows = [row("base", "few", winner, number) for number, winner in enumerate(["model_b"] * 9 + ["tie"])]
+    one, other = (ranked(tmp_path, [*rows, *more]).standings["few"] for more in ([], varied("big", 300)))
+    assert other.low == pytest.approx(one.low, abs=6) and other.low > 50
+
+
+def test_a_model_with_few_questions_beside_others_in_a_fit_without_a_common_opponent(tmp_path):
+    more = [*varied("big", 200), *steady("few", 7, other="big"), row("big", "third", "tie", 0)]
+    found = ranked(tmp_path, more, baseline="base").standings["few"]
+    rate, unseen = found.win_rate, 1 - 0.025 ** (1 / 7)
+    assert found.low < rate * (1 - unseen) + 1e-6 and found.high > rate + unseen * (100 - rate) - 1e-6
+
+
+def test_few_battles_with_equal_questions_are_ranked(tmp_path):
+    rows = [row("base", "big", winner, number) for number, winner in enumerate(["model_a", "model_b", "tie"])]
+    found = ranked(tmp_path, [*rows, *steady("m", 2)]).standings
+    assert 0 < found["m"].low < 75 < found["m"].high < 100
+    assert found["big"].low < 50 < found["big"].high
+
+
 def test_rows_without_a_verdict_are_counted_by_reason(tmp_path):
     rows = [row("base", "m", winner) for winner in ("model_a", "tie (bothbad)", None, "", "A>B", 3)]
     found = ranked(tmp_path, rows)

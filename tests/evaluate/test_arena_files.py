@@ -9,7 +9,14 @@ from stored_verdicts import SHARED, needs_shared, write_jsonl
 
 from togi.core.errors import InputError
 from togi.evaluate.arena import rank, read_battles
-from togi.evaluate.arena_files import length_controlled, mean_tokens, read_judgments, read_lengths, write_battles
+from togi.evaluate.arena_files import (
+    length_controlled,
+    mean_tokens,
+    read_judgments,
+    read_lengths,
+    read_styles,
+    write_battles,
+)
 
 GAMES = load("arena_small.json")
 
@@ -105,6 +112,21 @@ def test_lengths_that_are_missing_are_named(tmp_path):
         length_controlled(found, base | {"m": {"0": 11.0, "1": 21.0}}, "base")
     with pytest.raises(InputError, match="question 1: no answer by m or by base"):
         length_controlled(found, {"base": {"0": 1.0, "2": 2.0}, "m": {"0": 5.0, "2": 9.0}}, "base")
+
+
+@pytest.mark.parametrize("count", ["NaN", "Infinity", "1e308", "9" * 401, "-5", "true", '"many"', "[3]"])
+@pytest.mark.parametrize("read", [read_lengths, read_styles])
+def test_token_counts_that_are_no_counts_are_named(tmp_path, count, read):
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"uid": 1, "model": "m", "metadata": {"token_len": ' + count + "}}\n")
+    with pytest.raises(InputError, match=r"answers.jsonl:1: token_len: found .*; expected a number from 0"):
+        read(path)
+
+
+def test_a_missing_token_count_is_named(tmp_path):
+    path = write_jsonl(tmp_path / "answers.jsonl", [{"uid": 1, "model": "m", "metadata": {"token_len": None}}])
+    with pytest.raises(InputError, match=r"answers.jsonl:1: no token count"):
+        read_lengths(path)
 
 
 def test_v2_answers_carry_their_tokens_in_metadata_and_a_missing_answer_counts_zero(tmp_path):

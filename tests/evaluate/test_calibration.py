@@ -2,10 +2,20 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from stored_verdicts import needs_shared, pandalm_question, pandalm_rows
 
 from togi.core.errors import InputError
-from togi.evaluate.calibration import count_tables, kappa, kappa_interval, prediction_powered, side
+from togi.evaluate.benchmarks.corrected import Pairing
+from togi.evaluate.calibration import (
+    clustered_mean,
+    count_tables,
+    kappa,
+    kappa_interval,
+    prediction_powered,
+    side,
+)
+from togi.evaluate.statistics import adjusted_wald
 
 
 def test_sides():
@@ -67,9 +77,45 @@ def test_a_judge_that_is_always_wrong_by_the_same_is_corrected_and_a_useless_one
 
 def test_labels_that_are_all_alike_still_leave_a_width():
     found = prediction_powered([1.0] * 20, [1.0] * 20, [], prompts_L=list(range(20)), prompts_U=[])
-    assert (found.mean, found.high) == (1.0, 1.0) and found.low == pytest.approx(0.025 ** (1 / 20))
+    wilsons = binomtest(20, 20).proportion_ci(0.95, method="wilson")
+    assert (found.mean, found.high) == (1.0, 1.0) and found.low == pytest.approx(wilsons.low)
     with pytest.raises(InputError, match="at least 2 prompts are needed"):
         prediction_powered([1.0, 0.0], [1.0, 0.0], [1.0], prompts_L=["a", "a"], prompts_U=["b"])
+
+
+def test_a_judge_with_the_full_weight_has_the_interval_of_a_difference_of_shares_beside_its_own():
+    """With very many unlabelled rows and a judge that is always right, w is 1: its share, and 40 differences of 0."""
+    truth = [1.0, 0.0] * 20
+    found = prediction_powered(
+        truth, truth, [1.0, 0.0] * 50_000, prompts_L=list(range(40)), prompts_U=list(range(40, 100_040))
+    )
+    alone = adjusted_wald([0.0] * 40)
+    assert found.weight > 0.99 and found.mean == pytest.approx(0.5)
+    assert (found.low, found.high) == pytest.approx((0.5 + alone.low, 0.5 + alone.high), abs=0.01)
+
+
+def test_labels_of_one_question_do_not_narrow_the_interval():
+    rng = np.random.default_rng(4)
+    truth = (rng.random(60) < 0.3).astype(float)
+    once = clustered_mean(truth, list(range(60)))
+    thrice = clustered_mean(np.repeat(truth, 3), np.repeat(np.arange(60), 3).tolist())
+    assert (thrice.mean, thrice.low, thrice.high) == pytest.approx((once.mean, once.low, once.high), abs=2e-3)
+
+
+@pytest.mark.parametrize("accuracy", [0.85, 0.97])
+@pytest.mark.parametrize("rate", [0.02, 0.1])
+@pytest.mark.parametrize("labels", [30, 100])
+def test_intervals_of_rare_rates_cover(labels, rate, accuracy):
+    """300 answers, of which people labelled some; the judge is right with probability `accuracy`."""
+    rng, people, better, draws = np.random.default_rng(labels), 0, 0, 250
+    for _ in range(draws):
+        truth = (rng.random(300) < rate).astype(float)
+        judged = np.where(rng.random(300) < accuracy, truth, 1 - truth)
+        shown = [each if place < labels else None for place, each in enumerate(truth.tolist())]
+        alone, found = Pairing(questions=range(300), judged=judged.tolist(), human=shown).cells(0.95)
+        people += alone.low <= rate <= alone.high
+        better += found.low <= rate <= found.high
+    assert people >= 0.93 * draws and better >= 0.93 * draws
 
 
 @needs_shared

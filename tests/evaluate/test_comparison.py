@@ -67,3 +67,11 @@ def test_parts_of_manifests_that_differ_are_named():
     other = {"seed": 1, "asked": {"answers": {"questions": "a", "sampling": {"temperature": 1.0}}}, "judge": "j"}
     assert unlike(one, one) == []
     assert unlike(one, other) == ["asked.answers.sampling.temperature: 0.0 and 1.0", "judge: nothing and j"]
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_a_few_lost_questions_of_a_hundred_are_not_worse(lost):
+    """McNemar's exact p is 0.25 for three lost questions and none gained; a bootstrap would exclude zero."""
+    right = [float(place < 70) for place in range(100)]
+    fewer = [0.0] * lost + right[lost:]
+    assert compare(SHARE, answers(*right), answers(*fewer), DRAWS).verdict == "unclear"

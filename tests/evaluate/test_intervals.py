@@ -10,11 +10,13 @@ from stored_verdicts import SHARED, needs_shared
 from togi.core.errors import InputError
 from togi.evaluate.statistics import (
     Bootstrap,
+    adjusted_wald,
     cluster_mean,
     effect_size,
     mcnemar,
     mean_interval,
     mean_of_means,
+    mean_of_shares,
     ratio_of_means,
     wilson,
 )
@@ -128,6 +130,47 @@ def test_intervals_of_rare_shares_cover_where_a_percentile_bootstrap_does_not(co
         resamples = generator.binomial(count, np.repeat(hits[:, None] / count, 400, axis=1)) / count
         low, high = np.quantile(resamples, [0.025, 0.975], axis=1)
         assert np.mean((low <= truths) & (truths <= high)) < 0.7
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("count", SIZES)
+@pytest.mark.parametrize(("lost", "gained"), [(0.02, 0.05), (0.05, 0.10), (0.03, 0.03), (0.01, 0.01)])
+def test_differences_of_right_and_wrong_answers_cover_and_raise_few_false_alarms(lost, gained, count, repeats):
+    """Few answers differ. With repeats, the answers to a question agree more often than by chance."""
+    generator = np.random.default_rng(count)
+    chances = [lost, gained, 1 - lost - gained]
+    alike = generator.choice([-1, 1, 0], p=chances, size=(DRAWS // 4, count, 1))
+    alone = generator.choice([-1, 1, 0], p=chances, size=(DRAWS // 4, count, repeats))
+    drawn = np.where(generator.random(alone.shape) < 0.6, alike, alone).reshape(len(alike), -1)
+    owners = np.repeat(np.arange(count), repeats).tolist()
+    found = [adjusted_wald(difference, owners) for difference in drawn]
+    assert _held(found, gained - lost) >= 0.93
+    if lost == gained:
+        assert np.mean([one.excludes_zero for one in found]) <= 0.07
+
+
+@pytest.mark.parametrize("shares", [[0.9, 0.6, 0.5, 0.95], [0.95] * 4])
+@pytest.mark.parametrize("count", SIZES[:2])
+def test_intervals_of_unweighted_means_of_shares_cover(count, shares):
+    """Four categories, the smallest with a tenth of the rows: 3 of 30."""
+    generator = np.random.default_rng(count)
+    sizes = [round(part * count) for part in (0.6, 0.2, 0.1, 0.1)]
+    rows = [list(range(size)) for size in sizes]
+    found = []
+    for _ in range(DRAWS):
+        drawn = [(generator.random(size) < p).astype(float) for size, p in zip(sizes, shares, strict=True)]
+        found.append(mean_of_shares(drawn, rows))
+    assert _held(found, np.mean(shares)) >= 0.93
+
+
+def test_the_mean_of_shares_counts_repeated_questions_once_and_needs_rows():
+    one, other = [1.0, 0.0, 1.0, 1.0, 0.0] * 6, [1.0]
+    once = mean_of_shares([one, other], [list(range(30)), [0]])
+    twice = mean_of_shares([np.repeat(one, 2), [1.0, 1.0]], [np.repeat(np.arange(30), 2).tolist(), [0, 0]])
+    assert (twice.mean, twice.low, twice.high, twice.n) == pytest.approx((0.8, once.low, once.high, 31), abs=2e-3)
+    assert mean_of_shares([other], [[0]]).low < 0.5
+    with pytest.raises(InputError, match="a share has no rows"):
+        mean_of_shares([one, []], [list(range(30)), []])
 
 
 @pytest.mark.parametrize("paired", [True, False])

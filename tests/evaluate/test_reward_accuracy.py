@@ -87,6 +87,21 @@ def test_the_mean_of_sets_lies_inside_its_interval_and_the_set_with_few_pairs_wi
     assert mean.high - mean.low > 1.5 * (micro.high - micro.low)
 
 
+@pytest.mark.parametrize("few", [[RIGHT], [RIGHT, RIGHT], [WRONG, WRONG]])
+def test_a_category_of_one_or_two_equal_pairs_varies_too(few):
+    """Two pairs that are both right do not show that the category is always right."""
+    many = [RIGHT, WRONG] * 40
+    cell = table({"rm": many + few}, category=["many"] * 80 + ["few"] * len(few)).cells["rm"]["accuracy, macro"]
+    alone = wilson(40, 80)
+    assert cell.low <= cell.value <= cell.high and cell.high - cell.low > 1.3 * (alone.high - alone.low)
+
+
+def test_few_pairs_that_are_read_otherwise_show_no_length_bias():
+    lengths = {"chosen": [9] * 100, "rejected": [1] * 100}
+    found = length_bias(rows(100, **lengths), [WRONG] * 3 + [RIGHT] * 97, DRAWS)
+    assert found.value == pytest.approx(-0.03) and found.low < 0 < found.high
+
+
 def test_length_bias_is_how_much_more_often_than_people_the_longer_answer_is_preferred():
     lengths = {"chosen": [9, 9, 1, 1, 5], "rejected": [1, 1, 9, 9, 5]}
     always_longer = [RIGHT, RIGHT, WRONG, WRONG, RIGHT]

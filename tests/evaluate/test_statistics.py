@@ -6,7 +6,7 @@ from scipy import stats
 
 from togi.core.errors import InputError
 from togi.evaluate.accuracy import pair_accuracy, shuffled_accuracy, shuffled_labels
-from togi.evaluate.statistics import Bootstrap, Interval, Jackknife, by_prompt
+from togi.evaluate.statistics import Bootstrap, Interval, Jackknife, bca_tails, by_prompt
 
 
 @pytest.mark.parametrize("method", ["bca", "percentile"])
@@ -65,7 +65,7 @@ def test_any_other_share_has_the_interval_of_its_mean(values_P):
     assert bootstrap.share(values_P) == bootstrap.mean(values_P)
 
 
-@pytest.mark.parametrize(("base", "policy"), [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize(("base", "policy"), [(0.25, 0.25), (0.25, 0.75), (0.75, 0.25)])
 def test_the_same_difference_for_all_prompts_is_not_certain(base, policy):
     """The bounds allow for prompts with a difference of -1 or 1 that 40 prompts happened not to include."""
     found = Bootstrap(seed=1, resamples=100).share_difference([base] * 40, [policy] * 40)
@@ -78,14 +78,61 @@ def test_the_same_difference_for_all_prompts_is_not_certain(base, policy):
     assert -1 <= found.low < found.high <= 1
 
 
-def test_any_other_difference_of_shares_has_the_interval_of_its_mean():
-    bootstrap, base, policy = Bootstrap(seed=1, resamples=500), [0.0] * 20, [1.0] * 19 + [0.0]
+def test_any_other_difference_of_values_between_has_the_interval_of_its_mean():
+    bootstrap, base, policy = Bootstrap(seed=1, resamples=500), [0.25] * 20, [0.75] * 19 + [0.25]
     assert bootstrap.share_difference(base, policy) == bootstrap.difference(base, policy)
+    twice = bootstrap.share_difference(np.repeat(base, 2), np.repeat(policy, 2), np.repeat(np.arange(20), 2).tolist())
+    once = bootstrap.difference(base, policy)
+    assert (twice.low, twice.high, twice.n) == pytest.approx((once.low, once.high, 20))
+
+
+def test_the_difference_of_right_and_wrong_answers_has_two_more_rows():
+    """Bonett and Price 2012: of 50 rows 12 are gained and 4 are lost."""
+    base, policy = [0.0] * 12 + [1.0] * 4 + [1.0] * 34, [1.0] * 12 + [0.0] * 4 + [1.0] * 34
+    found = Bootstrap(seed=1, resamples=100).share_difference(base, policy)
+    gained, lost = 13 / 52, 5 / 52
+    half = stats.norm.ppf(0.975) * np.sqrt((gained + lost - (gained - lost) ** 2) / 52)
+    assert (found.mean, found.n) == (8 / 50, 50)
+    assert (found.low, found.high) == pytest.approx((gained - lost - half, gained - lost + half))
+
+
+@pytest.mark.parametrize(("base", "policy"), [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)])
+def test_the_same_right_or_wrong_answer_for_all_prompts_is_not_certain(base, policy):
+    found = Bootstrap(seed=1, resamples=100).share_difference([base] * 40, [policy] * 40)
+    assert found.mean == policy - base
+    assert -1 <= found.low <= found.mean <= found.high <= 1 and 0.05 < found.high - found.low < 0.2
+
+
+def test_rows_of_one_owner_count_as_their_effective_number():
+    generator = np.random.default_rng(3)
+    base, policy = generator.integers(0, 2, 60), generator.integers(0, 2, 60)
+    owners = np.repeat(np.arange(60), 3).tolist()
+    bootstrap = Bootstrap(seed=1, resamples=100)
+    once = bootstrap.share_difference(base, policy)
+    thrice = bootstrap.share_difference(np.repeat(base, 3), np.repeat(policy, 3), owners)
+    apart = bootstrap.share_difference(np.repeat(base, 3), np.repeat(policy, 3))
+    assert (thrice.low, thrice.high, thrice.n) == pytest.approx((once.low, once.high, 60), abs=2e-3)
+    assert apart.high - apart.low < 0.65 * (thrice.high - thrice.low)
 
 
 def test_an_accuracy_of_all_pairs_is_not_certain():
     found = pair_accuracy([2.0] * 40, [1.0] * 40, Bootstrap(seed=1, resamples=100))
     assert (found.interval.low, found.interval.high) == (pytest.approx(0.025 ** (1 / 40)), 1.0)
+
+
+def test_a_bound_that_is_zero_but_for_a_rounding_error_is_zero():
+    """Of 100 prompts one is lost. The upper quantile is that of resamples without it: 0, which sums to -1.7e-18."""
+    found = Bootstrap(seed=1, resamples=1000).mean([0.0] * 99 + [-1.0])
+    assert found.high == 0.0 and not found.excludes_zero
+    tiny = Bootstrap(seed=1, resamples=2000).mean([1e-15, 2e-15, 3e-15])
+    assert tiny.low > 0  # small values are no rounding errors
+
+
+def test_influences_that_are_all_zero_or_very_small_have_no_skew():
+    shift = np.linspace(-1, 1, 201)
+    assert bca_tails(shift, np.zeros(5), 0.95) == pytest.approx((0.025, 0.975))
+    skewed = np.array([3.0, -1.0, -1.0, -1.0])
+    assert bca_tails(shift, 1e-200 * skewed, 0.95) == pytest.approx(bca_tails(shift, skewed, 0.95))
 
 
 def test_one_value_apart_from_the_rest_is_no_error():

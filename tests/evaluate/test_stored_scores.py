@@ -153,7 +153,7 @@ def test_files_that_do_not_fit_are_named(tmp_path, rows, weights, difficulty, me
     [
         ([("m", "a", 0, "good")], {}, r"s.jsonl:1: score: found 'good'; expected a number, or null"),
         ([("m", "a", 0, True)], {}, r"s.jsonl:1: score: found True"),
-        ([("m", "a", 0, 1e308)], {}, r"s.jsonl:1: score: found 1e\+308; expected a number, or null"),
+        ([("m", "a", 0, 1e308)], {}, r"s.jsonl:1: score: found 1e\+308; expected a number from -1e\+60 to"),
         ([("m", "a", 0.5, 1)], {}, r"s.jsonl:1: i: found 0.5; expected text"),
         ([("", "a", 0, 1)], {}, r"s.jsonl:1: model: found ''"),
         ([("m", "a", 0, 1)], {"b": 2.0}, r"--scale b: no such benchmark in .*; found a"),
@@ -162,3 +162,16 @@ def test_files_that_do_not_fit_are_named(tmp_path, rows, weights, difficulty, me
 def test_scores_that_do_not_fit_are_named(tmp_path, rows, scales, message):
     with pytest.raises(InputError, match=message):
         graded(tmp_path, rows, scales)
+
+
+def test_grades_near_the_limit_have_intervals_and_larger_ones_are_named(tmp_path):
+    """The variance of the mean of benchmarks needs fourth powers of grades."""
+    grades = [0.0, 1e60, -1e60, 3e59]
+    rows = [{"model": "m", "bench": bench, "i": i, "score": g} for bench in "ab" for i, g in enumerate(grades)]
+    mean, interval = read_graded(write_jsonl(tmp_path / "s.jsonl", rows), {}).means["m"]
+    assert interval is not None and interval.low < mean < interval.high
+    with pytest.raises(InputError, match=r"s.jsonl:2: score: found 1e\+60, times --scale 10; expected a product"):
+        read_graded(tmp_path / "s.jsonl", {"a": 10.0})
+    path = write_jsonl(tmp_path / "t.jsonl", [rows[0], {**rows[1], "score": 1e99}])
+    with pytest.raises(InputError, match=r"t.jsonl:2: score: found 1e\+99; expected a number from -1e\+60 to 1e\+60"):
+        read_graded(path, {})

@@ -5,10 +5,11 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from stored_verdicts import write_jsonl
 
+from togi.commands.evaluate import arena_notes
 from togi.core.errors import InputError
-from togi.evaluate.arena import Battle, Draw, Rows, rank
+from togi.evaluate.arena import Battle, Draw, Rows, rank, with_leaks
 from togi.evaluate.arena_files import read_styles
-from togi.evaluate.arena_style import StyleControl, rank_controlled
+from togi.evaluate.arena_style import StyleControl, controlled_strengths, rank_controlled
 from togi.evaluate.markdown import Style, markup_counts
 from togi.evaluate.statistics import Regression
 
@@ -130,6 +131,59 @@ def test_a_model_that_won_everything_has_no_elo_and_a_bound():
     assert (standing.win_rate, standing.high, standing.elo) == (100.0, 100.0, None) and standing.low < 100
 
 
+def test_a_model_with_one_question_beside_others_has_the_bound_of_one_question():
+    rows, styles = made(questions=60)
+    few = [Battle(model_a="base", model_b="few", share=share, question="0") for share in (0.0, 0.5)]
+    control = StyleControl(control="length", rules="v2", styles={**styles, "few": styles["m"]})
+    standing = rank_controlled(Rows([*rows.battles, *few]), control, FEW).standings["few"]
+    rate = standing.win_rate
+    assert standing.low <= 0.026 * rate and standing.high >= 100 - 0.026 * (100 - rate)
+
+
+def decided(questions):
+    """Each question is won by the longer answer, and each side is longer on half of them."""
+    base = {str(q): Style(tokens=100.0, headers=0, lists=0, bold=0) for q in range(questions)}
+    own = {str(q): Style(tokens=50.0 + 150 * (q % 2), headers=0, lists=0, bold=0) for q in range(questions)}
+    battles = [Battle(model_a="base", model_b="m", share=float(q % 2 == 0), question=str(q)) for q in range(questions)]
+    return Rows(battles), {"base": base, "m": own}
+
+
+def test_style_that_decides_every_battle_has_no_finite_effect_and_that_is_said():
+    rows, styles = decided(40)
+    with pytest.raises(InputError, match=r"style control \(length\): style, alone or with the models, decides"):
+        rank_controlled(rows, StyleControl(control="length", rules="v2", styles=styles), FEW)
+    penalised = rank_controlled(rows, StyleControl(control="length", rules="v0.1", styles=styles), FEW)
+    assert 1 < penalised.style["length"] < 10
+    shorter = [Battle(model_a="base", model_b="m", share=float(q), question=str(q)) for q in (0, 1)]
+    mixed = Rows([*rows.battles, *shorter * 9])  # in these the shorter answer wins
+    found = rank_controlled(
+        mixed, StyleControl(control="length", rules="v2", styles=styles), Draw(rounds=100, by="row")
+    )
+    assert 0 < found.style["length"] < 5
+
+
+def test_the_rate_on_questions_without_leaks_has_the_same_control():
+    rows, styles = made(questions=200)
+    leaked = {"m": [str(q) for q in range(0, 200, 4)]}
+    clean = Rows([battle for battle in rows.battles if int(battle.question) % 4 or battle.model_b != "m"])
+    for rules in ("v0.1", "v2"):
+        control = StyleControl(control="both", rules=rules, styles=styles)
+        shown = rank_controlled(rows, control, FEW)
+        found = with_leaks(shown, rows, leaked, controlled_strengths(control)).standings["m"]
+        wanted = rank_controlled(clean, control, FEW).standings["m"]
+        assert found.unleaked == pytest.approx(wanted.win_rate) and found.leaked == 50
+        assert abs(found.unleaked - wanted.uncontrolled) > 3
+
+
+def test_too_few_questions_without_leaks_have_no_controlled_rate():
+    rows, styles = made(questions=20)
+    control = StyleControl(control="both", rules="v2", styles={**styles})
+    leaked = {name: [str(q) for q in range(1, 20)] for name in MODELS}
+    found = with_leaks(rank_controlled(rows, control, FEW), rows, leaked, controlled_strengths(control))
+    assert found.standings["m"].unleaked is None and found.standings["m"].leaked == 19
+    assert [note for note in arena_notes(found) if "the other questions are too few for a win rate" in note]
+
+
 # --- markup -----------------------------------------------------------------------------------------------------------
 
 TEXT = "# One\n## Two\n- item\n* item\n1. first\n**bold** and __bold__\n```\n# no header\n- no item\n```\n###no header"
@@ -159,7 +213,7 @@ def test_styles_come_from_counts_of_either_layout_or_from_the_text(tmp_path):
     assert found["o"]["q"] == Style(tokens=7.0, headers=2, lists=5, bold=3)
     assert found["o"]["r"] == Style(tokens=8.0, headers=0, lists=0, bold=1)
     broken = {"uid": "q", "model": "o", "metadata": {"token_len": 7, **counts, "bold_count": {"**": "x"}}}
-    with pytest.raises(InputError, match=r"b.jsonl:1: bold_count: found .* expected counts"):
+    with pytest.raises(InputError, match=r"b.jsonl:1: bold_count: found 'x'; expected a number from 0"):
         read_styles(write_jsonl(tmp_path / "b.jsonl", [broken]))
     with pytest.raises(InputError, match=r"c.jsonl:1: no answer"):
         read_styles(write_jsonl(tmp_path / "c.jsonl", [{"uid": "q", "model": "o", "metadata": {"token_len": 7}}]))

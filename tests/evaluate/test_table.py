@@ -1,5 +1,6 @@
 """The before/after table."""
 
+import numpy as np
 import pytest
 
 from togi.core.errors import InputError
@@ -25,11 +26,23 @@ def test_only_a_share_has_the_exact_bound_where_all_values_are_equal():
 
 
 def test_only_a_share_has_a_difference_with_width_where_all_prompts_agree():
-    reach = 1 - 0.025 ** (1 / 8)
+    reach = 1.959964 * 2**0.5 / 10  # two more rows, one of -1 and one of 1
     for share, low in ((True, -reach), (False, 0.0)):
         row = compare(Metric(name="closed", share=share), [0.0] * 8, [0.0] * 8, Bootstrap(seed=1))
         assert row.difference is not None
-        assert (row.difference.low, row.difference.high) == pytest.approx((low, -low))
+        assert (row.difference.low, row.difference.high) == pytest.approx((low, -low), abs=1e-6)
+
+
+def test_several_answers_to_a_prompt_count_as_their_effective_number():
+    closed, bootstrap = Metric(name="closed", share=True), Bootstrap(seed=1)
+    base, policy = [0.0, 1.0, 1.0, 0.0] * 10, [1.0, 1.0, 0.0, 0.0] * 10
+    once = compare(closed, base, policy, bootstrap)
+    twice = compare(closed, np.repeat(base, 2), np.repeat(policy, 2), bootstrap, np.repeat(np.arange(40), 2).tolist())
+    assert (once.base, once.policy) == (twice.base, twice.policy)
+    assert once.difference is not None and twice.difference is not None
+    assert twice.difference.low == pytest.approx(once.difference.low, abs=0.01)
+    mixed = compare(closed, [0, 1] * 40, [0, 0, 1, 1] * 20, bootstrap, np.repeat(np.arange(40), 2).tolist())
+    assert mixed.difference is not None and mixed.difference.mean == 0.0 and mixed.difference.n == 40
 
 
 def test_a_row_with_a_missing_field_is_refused_by_name():

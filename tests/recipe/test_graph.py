@@ -83,6 +83,8 @@ def test_data_of_a_hub_is_noted_too_where_its_revision_is_no_commit(folder):
     assert unpinned(graph(folder).recipe) == []
     (note,) = unpinned(graph(folder, text).recipe)
     assert note.startswith("data.seeds: some/data at revision v2 may change")
+    (note,) = unpinned(graph(folder, RECIPE + "  more: {type: import, kind: prompts, hub: other/data}\n").recipe)
+    assert note.startswith("stages.more: other/data at revision main may change")
 
 
 def test_null_is_none_where_a_setting_knows_none_and_its_default_where_not(folder):

@@ -72,6 +72,21 @@ def test_overrides_are_one_more_layer(tmp_path):
     assert tree.where(("a", "x")) == "command line (a)"
 
 
+def test_an_override_of_an_unknown_stage_says_which_there_are(tmp_path):
+    path = write(tmp_path, "r.yaml", "stages: {tuned: {type: select}, tests: {type: select}}\n")
+    with pytest.raises(RecipeError) as raised:
+        read_tree(path, ("stages.tune.count=5",))
+    assert str(raised.value) == (
+        "command line (stages.tune.count): there is no stage 'tune'; did you mean 'tuned'? (stages: tuned, tests); a "
+        "new stage needs its type too: stages.tune.type=TYPE"
+    )
+    found = read_tree(path, ("stages.more.count=5", "stages.more.type=select", "stages.tests=null"))
+    assert found.values["stages"] == {"tuned": {"type": "select"}, "more": {"count": 5, "type": "select"}}
+    with pytest.raises(RecipeError, match=r"there is no stage 'xx' \(stages: none\)"):
+        read_tree(write(tmp_path, "empty.yaml", "name: x\n"), ("stages.xx.deep.er=5",))
+    assert read_tree(path, ("stages.whole={type: select}",)).values["stages"]["whole"] == {"type": "select"}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -88,6 +88,42 @@ def test_an_evaluation_on_what_was_trained_on_is_told(tmp_path: Path) -> None:
     ]
 
 
+TERMS = "licence: CC-X, terms: secret, inherit: true"
+
+
+def imported(folder: Path, use: str) -> Graph:
+    """A recipe that trains and measures on an `import` stage of its own."""
+    (folder / "chats.jsonl").write_text(json.dumps({"prompt": "Why?", "completion": "Because."}))
+    (folder / "r.yaml").write_text(
+        "name: x\nmodels: {base: {hub: g/emma}}\nstages:\n"
+        f"  own: {{type: import, path: chats.jsonl, kind: chats, use: {use}, {TERMS}}}\n"
+        "  tuned: {type: train.sft, init: $base, chats: $own}\n"
+        "  few: {type: import, path: chats.jsonl, kind: prompts, use: training}\n"
+        "  seen: {type: evaluate, base: $base, policy: $tuned, prompts: $few}\n"
+    )
+    return build(validate(read_tree(folder / "r.yaml")))
+
+
+def test_an_import_stage_has_uses_and_terms_as_data_has(tmp_path: Path) -> None:
+    made = imported(tmp_path, "any")
+    refuse_misuse(made)
+    bound = {"from": "stages.own", "licence": "CC-X", "terms": "secret", "binds": True}
+    assert terms_by_stage(made) == {"own": [bound], "tuned": [bound], "seen": [bound]}
+    assert notes(made) == [
+        "stages.own: its terms (CC-X, secret) bind what is made from it: tuned, seen",
+        "stages.seen.prompts: stages.few is for training (use: training), but is evaluated on: few -> seen",
+    ]
+
+
+def test_an_import_stage_for_evaluation_is_not_trained_on(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as raised:
+        refuse_misuse(imported(tmp_path, "evaluation"))
+    assert str(raised.value) == (
+        f"{tmp_path / 'r.yaml'}:5: stages.tuned.chats: stages.own is for evaluation only (use: evaluation), but would "
+        "be trained on: own -> tuned. Train on other data, or set use: any in stages.own"
+    )
+
+
 @pytest.mark.parametrize("entry", ["models: {m: {hub: a/b, inherit: true}}", "data: {d: {hub: a/b, inherit: true}}"])
 def test_what_binds_is_named(tmp_path: Path, entry: str) -> None:
     (tmp_path / "r.yaml").write_text(f"name: x\n{entry}\nstages: {{s: {{type: select, input: $d}}}}\n")

@@ -52,6 +52,14 @@ def test_what_is_not_there_yet_is_left_out_and_a_torn_line_too(tmp_path):
     assert (scores.state, scores.settings, scores.rows) == ("waiting", {}, [])
 
 
+def test_a_finished_stage_whose_summary_is_gone_is_told(tmp_path):
+    run = write_run(tmp_path)
+    path = tmp_path / "store" / _folder(run, "questions").split("/")[-1] / "summary.json"
+    path.unlink()
+    (alarm,) = _stage(collect(run), "questions").alarms
+    assert alarm.name == "damaged file" and f"{path}: is gone, although the stage is done" in alarm.message
+
+
 @pytest.mark.parametrize(
     ("file", "content", "expected"),
     [

@@ -143,11 +143,14 @@ def _print(found: Any, notes: list[str]) -> None:
 
 
 def _print_stage(name: str, stage: Any) -> None:
+    if not (stage.asks or stage.rows or stage.drops or stage.counts or stage.alarms):  # it renders no rows here
+        return
     say()
     if stage.asks:
         say(f"stage {name} ({stage.type}): the server of {stage.asks} renders its rows")
         return
-    what = f"{stage.rows:,} rows" + (f", of {stage.of:,} records" if stage.of else "")
+    what = f"{stage.rows:,} rows" if stage.rows or not stage.counts else "no rows for a model"
+    what += f", of {stage.of:,} records" if stage.of else ""
     meant = f", taken from {stage.stands_in}, which has not run" if stage.stands_in else ""
     say(f"stage {name} ({stage.type}): {what}{meant}")
     if stage.drops:

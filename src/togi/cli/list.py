@@ -58,7 +58,7 @@ def _list_runs(as_json: bool) -> None:
         say("no runs yet; `togi run RECIPE` makes one")
     taken = tokens()
     if taken:
-        say(f"tokenised data for training: {taken / 1e6:.1f} MB; `togi clean` removes it")
+        say(f"tokenised data for training: {taken / 1e6:.1f} MB; `togi clean --yes` removes it")
 
 
 def _run_row(run: KnownRun) -> dict[str, str]:

@@ -22,7 +22,7 @@ from togi.recipe.display import COLUMNS
 from togi.recipe.graph import kinds_of
 from togi.recipe.runs import find_run, settings_of, stage_of
 from togi.recipe.store import hold_whole, is_done
-from togi.report.collect import collect
+from togi.report.collect import DAMAGED, SKIPPED, collect
 from togi.report.formatting import measured_row, table_row
 from togi.report.view import BenchmarkView, RowView, RunView, SourceView
 from togi.report.waterfall import Step, in_words, licences, waterfall
@@ -52,7 +52,9 @@ def command(words: tuple[str, ...], count: int, run: str | None, as_json: bool) 
     """
     if not [word for word in words[run is None :] if "=" not in word]:
         recipe = Path(words[0]) if run is None and words else None
-        _waterfall(collect(run_place(recipe, words[1:], run)), as_json)
+        found = collect(run_place(recipe, words[1:], run))
+        _waterfall(found, as_json)
+        _tell_damage(found, Path("RECIPE") if recipe is None else recipe, words[1:])
         return
     folder, path, again = _of_run(words, run) if run is not None else _of_recipe(words)
     if is_done(folder):
@@ -100,6 +102,16 @@ def _waterfall(run: RunView, as_json: bool) -> None:
     say_table(("stage", "in", "out", "dropped", "why", "made from"), [_step(step) for step in steps], right=(1, 2, 3))
     if not steps:
         say("no stage has counted records yet")
+
+
+def _tell_damage(run: RunView, recipe: Path, overrides: tuple[str, ...]) -> None:
+    """Says which stages are not in the table because their summary is damaged or gone."""
+    for stage in run.stages:
+        for alarm in stage.alarms:
+            if alarm.name == DAMAGED and SUMMARY in alarm.message:
+                again = run_command(recipe, overrides, redo=stage.name)
+                wrong = alarm.message.removesuffix(SKIPPED)
+                say(f"stage {stage.name} has no line: {wrong}; redo it with `{again}`", err=True)
 
 
 def _step(step: Step) -> tuple[str, ...]:

@@ -9,7 +9,17 @@ from typing import Any
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import write_text
 from togi.evaluate.alpaca import Alpaca, read_alpaca
-from togi.evaluate.arena import Arena, Draw, Rows, find_baseline, rank, read_battles, with_leaks, with_tokens
+from togi.evaluate.arena import (
+    Arena,
+    Draw,
+    Rows,
+    find_baseline,
+    rank,
+    read_battles,
+    strengths,
+    with_leaks,
+    with_tokens,
+)
 from togi.evaluate.arena_files import (
     Rules,
     length_controlled,
@@ -20,7 +30,7 @@ from togi.evaluate.arena_files import (
     read_styles,
     write_battles,
 )
-from togi.evaluate.arena_style import Control, StyleControl, rank_controlled
+from togi.evaluate.arena_style import Control, StyleControl, controlled_strengths, rank_controlled
 from togi.evaluate.graded import Bench, Graded, read_graded
 from togi.evaluate.published import Published, published, tables
 from togi.evaluate.statistics import Interval
@@ -64,14 +74,15 @@ def arena(sources: Sources, draw: Draw) -> Arena:
     if sources.save_battles:
         with _writable(sources.save_battles):
             write_battles(sources.save_battles, rows)
+    fit = strengths
     if sources.style_control and sources.answers:
         styles = read_styles(sources.answers)
         control = StyleControl(control=sources.style_control, rules=sources.rules, styles=styles)
-        found = rank_controlled(rows, control, draw, baseline=sources.baseline)
+        found, fit = rank_controlled(rows, control, draw, baseline=sources.baseline), controlled_strengths(control)
     else:
         found = rank(rows, baseline=sources.baseline, **asdict(draw))
     if sources.leaked:
-        found = with_leaks(found, rows, read_leaked(sources.leaked))
+        found = with_leaks(found, rows, read_leaked(sources.leaked), fit)
     return with_tokens(found, mean_tokens(lengths)) if lengths else found
 
 
@@ -150,7 +161,7 @@ def graded(scores: Path, scales: Sequence[str]) -> Graded:
 
 
 LARGEST_FACTOR = 1e50
-"""Largest factor: grades multiplied by less stay finite, and so do their squares."""
+"""Largest factor. Reading the grades then refuses products that are too large."""
 
 
 def _scale(word: str) -> tuple[str, float]:
@@ -209,6 +220,7 @@ def arena_notes(found: Arena) -> list[str]:
         "row": "rows (percentiles)",
         "model": "rows of each pair of models (percentiles)",
     }[found.resampled]
+    ranked = list(found.standings.values())
     notes = [f"{found.rows:,} rows; intervals from {found.rounds:,} bootstrap rounds over {what}"]
     if found.style:
         effects = ", ".join(f"{name} {value:+.2f}" for name, value in found.style.items())
@@ -218,9 +230,11 @@ def arena_notes(found: Arena) -> list[str]:
         f"{name} judged {plural(count, 'game')} of its own: judges favour answers like theirs"
         for name, count in found.self_judged.items()
     ]
-    if any(one.win_rate is None for one in found.standings.values()):
+    if any(one.leaked is not None and one.unleaked is None and one.win_rate is not None for one in ranked):
+        notes.append(f"{NONE}: the battles on the other questions are too few for a win rate")
+    if any(one.win_rate is None for one in ranked):
         notes.append(f"{NONE}: no chain of battles connects the model to {found.baseline}")
-    elif any(one.elo is None for one in found.standings.values()):
+    elif any(one.elo is None for one in ranked):
         notes.append(f"{NONE}: a model that won or lost every battle has no Elo")
     return notes
 
@@ -245,6 +259,11 @@ def alpaca_table(found: Alpaca) -> Table:
 def alpaca_notes(found: Alpaca) -> list[str]:
     """Notes on the win rates."""
     notes = [f"{found.rows:,} rows; Student's t intervals over instructions"]
+    if found.unsettled:
+        notes.append(
+            f"the fit of {', '.join(found.unsettled)} did not converge: length explains the preferences almost "
+            "without error, or they are too few; the length-controlled rate is not reliable"
+        )
     if found.anchors is None:
         return notes
     if not found.anchors:

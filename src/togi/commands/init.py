@@ -1,6 +1,7 @@
 """`togi init`: inspects a model and data, and writes a commented recipe for both."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from togi.data.values import BadRow
 from togi.model.inspect import context_of, located
 
 LONGEST = 1024  # tokens of the longest example, if the model's context allows it
+COUNTED = 4096  # rows to count at most: with more of them, the schedule is the same
+BATCH = 16  # examples of one step
+HELD_OUT = 0.1  # share of the rows for validation
 GOALS = {"sft": "chats", "dpo": "pairs", "reward": "pairs", "grpo": "prompts"}
 """The kind of records that each goal needs."""
 
@@ -26,11 +30,12 @@ GOALS = {"sft": "chats", "dpo": "pairs", "reward": "pairs", "grpo": "prompts"}
 @dataclass(frozen=True, slots=True)
 class Found:
     """The format of a data set by its first row: its files, each column with how it is read ("" if it is unused) and an
-    example, and whether prompts have reference answers."""
+    example, whether prompts have reference answers, and the number of its rows, at most COUNTED."""
 
     files: tuple[Path, ...]
     columns: tuple[tuple[str, str, str], ...]
     has_answers: bool
+    rows: int
 
 
 def data_entry(data: str, beside: Path) -> dict[str, str]:
@@ -74,22 +79,23 @@ def _has_template(folder: Path) -> bool:
 
 
 def look(data: str, goal: str) -> Found:
-    """Reads the first row of a data set for a goal. Raises InputError, with the goals that fit, if the row does not
-    fit."""
+    """Reads the first row of a data set for a goal, and counts its rows. Raises InputError, with the goals that fit, if
+    the row does not fit."""
     folder = Path(data) if Path(data).exists() else download(data, "main")[0]
     files = find_files(folder, "train")
-    rows = list(islice((row for file in files for row in read_rows(file)), 1))
-    if not rows:
+    rows = islice((row for file in files for row in read_rows(file)), COUNTED)
+    top = next(rows, None)
+    if top is None:
         raise InputError(f"{data}: the data set is empty")
-    first = rows[0].values
+    first = top.values
     if isinstance(first, BadRow):
-        raise InputError(f"{rows[0].where}: {first}")
+        raise InputError(f"{top.where}: {first}")
     shape = parse_row(first, GOALS[goal]) if GOALS[goal] in fitting(first) else None
     if shape is None:
-        raise InputError(f"{rows[0].where}: {_misfit(first, goal)}")
+        raise InputError(f"{top.where}: {_misfit(first, goal)}")
     read = dict.fromkeys(shape.columns, GOALS[goal])
     columns = tuple((name, read.get(name, ""), _example(value)) for name, value in first.items())
-    return Found(tuple(files), columns, shape.reference is not None)
+    return Found(tuple(files), columns, shape.reference is not None, 1 + sum(1 for _ in rows))
 
 
 def _misfit(row: Mapping[str, Any], goal: str) -> str:
@@ -117,10 +123,17 @@ def write_recipe(path: Path, goal: str, entries: Mapping[str, str], longest: int
             raise InputError(f"{target}: exists already; choose another name with --output, or remove it")
     name = "".join(c if (c.isalnum() and c.isascii()) or c in "_-" else "_" for c in path.stem).lstrip("-0123456789")
     top = HEAD.format(name=name or goal, records=GOALS[goal], goal=goal, **entries)
-    write_text(path, top + STAGES[goal].format(reward=reward.name, longest=longest))
+    schedule = _schedule(found.rows, EPOCHS.get(goal, 1))
+    write_text(path, top + STAGES[goal].format(reward=reward.name, longest=longest, **schedule))
     if goal == "grpo":
         write_text(reward, ANSWERED if found.has_answers else UNANSWERED)
     return targets
+
+
+def _schedule(rows: int, epochs: int) -> dict[str, int]:
+    """A warm-up and validations that suit the number of steps."""
+    steps = math.ceil(epochs * rows * (1 - HELD_OUT) / BATCH)
+    return {"warmup": min(10, steps // 10), "every": min(20, max(1, steps // 4))}
 
 
 def flow(entry: Mapping[str, str]) -> str:
@@ -143,16 +156,24 @@ stages:
 """
 
 FITTED = """\
-    validation: 0.1 # share of held-out rows
-    evaluate_every: 20 # steps between two validations
+    validation: {held_out} # share of held-out rows
+    evaluate_every: {{every}} # steps between two validations
     choose: best # save the weights with the best validation; last: those of the last step
     epochs: {epochs}
     batch_size: {batch} # examples of one step, over all processes
     max_length: {{longest}} # tokens of the longest example
     micro_batch_tokens: auto # what fits the memory at hand
     learning_rate: {rate}
-    warmup_steps: 10
+    warmup_steps: {{warmup}} # first steps, with a rising rate: a tenth of all steps, at most 10
 """
+EPOCHS = {"sft": 2, "dpo": 1, "reward": 1}
+RATES = {"sft": "2.0e-4", "dpo": "5.0e-5", "reward": "1.0e-4"}
+
+
+def _fitted(goal: str) -> str:
+    """The settings of training on fixed data."""
+    return FITTED.format(epochs=EPOCHS[goal], batch=BATCH, rate=RATES[goal], held_out=HELD_OUT)
+
 
 STAGES = {
     "sft": """\
@@ -163,7 +184,7 @@ STAGES = {
     # system: Answer briefly. # a system turn for chats without one
     lora: {{rank: 16, alpha: 32}} # adapters alone; remove this line to train all weights, at a tenth of the rate
 """
-    + FITTED.format(epochs=2, batch=16, rate="2.0e-4"),
+    + _fitted("sft"),
     "dpo": """\
   policy:
     type: train.dpo
@@ -172,7 +193,7 @@ STAGES = {
     beta: 0.1 # how strongly the policy is tied to its initial model
     lora: {{rank: 16, alpha: 32}} # adapters alone; remove this line to train all weights, at a tenth of the rate
 """
-    + FITTED.format(epochs=1, batch=16, rate="5.0e-5"),
+    + _fitted("dpo"),
     "reward": """\
   scorer:
     type: train.reward
@@ -180,7 +201,7 @@ STAGES = {
     pairs: $pairs
     lora: {{rank: 16, alpha: 32}} # adapters alone; remove this line to train all weights, at a tenth of the rate
 """
-    + FITTED.format(epochs=1, batch=16, rate="1.0e-4"),
+    + _fitted("reward"),
     "grpo": """\
   # Test prompts are never trained on: `select` cuts one shuffled list into parts.
   tests: {{type: select, input: $prompts, count: 32}}

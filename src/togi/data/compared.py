@@ -22,6 +22,11 @@ def compared(record: Record, part: Part) -> str:
     return "\n".join(turns(record, part))
 
 
+def has(record: Record, part: Part) -> bool:
+    """Whether a record has what `part` selects: a prompt without a reference answer has no answer."""
+    return bool(turns(record, part))
+
+
 Parts = dict[str, Callable[[], list[str]]]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from togi.data.minhash import Layout, band_keys, error, estimated, low_bytes, signatures
 from togi.data.packed import PackedTexts
-from togi.text.compare import jaccard, normalise, shingles
+from togi.text.compare import comparable, jaccard, ngrams
 from togi.text.ngrams import Codes, character_ngrams, portions
 
 BLOCK = 1024
@@ -67,7 +67,7 @@ class NgramCopies:
     def add(self, texts: Sequence[str]) -> None:
         """Adds texts at the end."""
         for portion in portions(texts):
-            plain = [normalise(text) for text in portion]
+            plain = [comparable(text) for text in portion]
             found_PN = signatures(character_ngrams(Codes.of(plain), self.n), self.layout.permutations)
             rows = slice(len(self.texts), len(self.texts) + len(plain))
             self._keys_NB[rows] = band_keys(found_PN, self.layout)
@@ -75,15 +75,15 @@ class NgramCopies:
             self.texts.add(plain)
 
     def copies(self, order: np.ndarray | None = None, progress: Callable[[int], None] = lambda done: None) -> Copies:
-        """Finds the copies, processing rows in `order` (a permutation of all rows; by default as added). Call it only
-        once: it consumes its data. `progress` is called with the number of rows done."""
+        """Finds the copies, processing rows in `order` (by default as added); rows that are not in it are compared with
+        nothing. Call it only once: it consumes its data. `progress` is called with the number of rows done."""
         count = len(self.texts)
         found = Copies.none(count)
         if self.max_jaccard >= 1:  # no similarity exceeds 1
             return found
         order = np.arange(count) if order is None else order
         rank_N = np.empty(count, dtype=np.int64)
-        rank_N[order] = np.arange(count)
+        rank_N[order] = np.arange(len(order))
         buckets = _Buckets(self._keys_NB, order)
         grams = _Grams(self.texts, self.n)
         for done, row in enumerate(order[buckets.shared_N[order]].tolist()):
@@ -122,9 +122,10 @@ class _Buckets:
         for band in range(bands):
             sort = order[np.argsort(keys_NB[order, band], kind="stable")]
             keys = keys_NB[sort, band]
-            begins = np.append(True, keys[1:] != keys[:-1]) if count else np.zeros(0, dtype=bool)
+            begins = np.ones(len(sort), dtype=bool)
+            begins[1:] = keys[1:] != keys[:-1]
             starts = np.flatnonzero(begins)
-            sizes = np.diff(np.append(starts, count))
+            sizes = np.diff(np.append(starts, len(sort)))
             place = np.repeat(np.where(sizes > 1, starts, -1), sizes)
             ends = starts + sizes - 1
             place[ends[sizes > 1]] |= LAST
@@ -178,7 +179,7 @@ class _Grams:
             return self._held[row]
         if self._size > HELD:
             self._held, self._size = {}, 0
-        self._held[row] = grams = shingles(self.texts[row], self.n)
+        self._held[row] = grams = ngrams(self.texts[row], self.n)
         self._size += len(grams)
         return grams
 
@@ -186,13 +187,14 @@ class _Grams:
 def copies_by_cosine(vectors_NW: np.ndarray, max_cosine: float, order: np.ndarray | None = None) -> Copies:
     """Finds rows with a cosine > `max_cosine` (strictly) to an earlier kept one (docs/methods.md).
 
-    Exact, in blocks; float16 is computed in float32. A row of zeros is similar to no other row.
+    Exact, in blocks; float16 is computed in float32. A row of zeros is similar to no other row. Rows that are not in
+    `order` (by default all are, in turn) are compared with nothing.
     """
     count = len(vectors_NW)
     found = Copies.none(count)
     order = np.arange(count) if order is None else order
     kept: list[np.ndarray] = []
-    for start in range(0, count, BLOCK):
+    for start in range(0, len(order), BLOCK):
         block = order[start : start + BLOCK]
         block_BW = unit_rows(vectors_NW[block])
         earlier = np.concatenate(kept) if kept else np.zeros(0, dtype=np.intp)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from togi.text.compare import normalise
+from togi.text.compare import comparable
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _MIXER = np.uint64(0xBF58476D1CE4E5B9)
@@ -33,7 +33,8 @@ class HashedNgrams:
         return vectors_NW
 
     def _vector(self, text: str) -> np.ndarray:
-        codes = np.array([ord(char) for char in f" {normalise(text)} "], dtype=np.uint64)
+        plain = comparable(text)
+        codes = np.array([ord(char) for char in f" {plain} " if plain], dtype=np.uint64)
         hashes = np.concatenate([_ngram_hashes(codes, size) for size in self.sizes])
         kinds, counts = np.unique(hashes, return_counts=True)
         signs = np.where(kinds >> np.uint64(63), 1.0, -1.0)

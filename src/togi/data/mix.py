@@ -30,6 +30,16 @@ def normalised(shares: Sequence[float]) -> list[float]:
     return [share / sum(shares) for share in shares]
 
 
+def whole_parts(shares: Sequence[float], amount: int) -> list[int]:
+    """The whole number of rows of each share (they add up to 1), `amount` in total, by the largest remainder method;
+    ties go to the first."""
+    sizes = [int(share * amount + 1e-9) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda i: round(sizes[i] - shares[i] * amount, 9))
+    for place in by_remainder[: amount - sum(sizes)]:
+        sizes[place] += 1
+    return sizes
+
+
 @dataclass(slots=True)
 class Cursor:
     """A position in the shuffled epochs of `size` items. Each epoch has another order."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from togi.core.records import Drop, Message, Pair, Prompt
 from togi.core.seeds import derive, make_id
-from togi.text.compare import normalise
+from togi.text.compare import same
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def build_pair(prompt: Prompt, chosen: str, rejected: str, *, stage: str, index:
     good, bad = chosen.strip(), rejected.strip()
     if not good or not bad:
         return Drop(id=prompt.id, stage=stage, reason="empty_answer")
-    if good == bad or (normalise(good) == normalise(bad) and normalise(good)):
+    if same(good, bad):
         return Drop(id=prompt.id, stage=stage, reason="equal_answers")
     return Pair(
         id=name,

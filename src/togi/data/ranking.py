@@ -1,5 +1,6 @@
 """Preference pairs from ranked answers to one prompt: the best against the worst (rejection sampling)."""
 
+import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 
 from togi.core.records import Chat, Drop, Message, Pair, Prompt, Sample, Verdict
 from togi.core.seeds import make_id
-from togi.text.compare import normalise
+from togi.text.compare import same
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def _pair(chosen: Ranked, rejected: Ranked, rules: Rules) -> Pair | Drop:
     least = rules.min_chosen
     objections = (
         ("tie", gap <= 0),
-        ("small_gap", gap < rules.min_gap),
+        ("small_gap", gap < rules.min_gap and not math.isclose(gap, rules.min_gap)),  # 0.7 - 0.4 is 0.3
         ("chosen_too_low", least is not None and chosen.score < least),
         ("rejected_too_high", _too_high(rejected, rules)),
     )
@@ -115,7 +116,7 @@ def _built(
     parents: tuple[str, ...], chosen: str, rejected: Ranked, rules: Rules, more: dict[str, Any], margin: float | None
 ) -> Pair | Drop:
     good, bad = chosen.strip(), rejected.sample.text.strip()
-    if same_text(good, bad):
+    if same(good, bad):
         return Drop(id=rejected.sample.id, stage=rules.stage, reason="same_text")
     scores = _known(by=rules.by, rejected_score=rejected.score, rejected_model=rejected.sample.model)
     return Pair(
@@ -128,11 +129,6 @@ def _built(
         rejected=(Message("assistant", bad),),
         margin=margin,
     )
-
-
-def same_text(a: str, b: str) -> bool:
-    """Whether two texts differ only in case, spacing and punctuation."""
-    return a == b or (normalise(a) == normalise(b) and bool(normalise(a)))
 
 
 def _known(**values: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from fractions import Fraction
 from hashlib import blake2b
 
 from togi.core.records import Chat, Document, Message, Pair, Prompt, Record, Sample
-from togi.text.compare import normalise
+from togi.text.compare import comparable
 
 
 def prompt_key(record: Record) -> bytes:
@@ -23,7 +23,7 @@ def prompt_key(record: Record) -> bytes:
             answers = [i for i, message in enumerate(record.messages) if message.role == "assistant"]
             said = _said(record.messages[: answers[0]] if answers else record.messages)
         case Document():
-            said = [normalise(record.text)]
+            said = [comparable(record.text)]
         case _:
             said = [record.id]
     return blake2b("\0".join(said).encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -31,7 +31,7 @@ def prompt_key(record: Record) -> bytes:
 
 def _said(messages: Sequence[Message]) -> list[str]:
     """The user's turns, normalised; all turns if the user says nothing."""
-    user = [normalise(message.content) for message in messages if message.role == "user"]
+    user = [comparable(message.content) for message in messages if message.role == "user"]
     return user if any(user) else [f"{message.role}: {message.content}" for message in messages]
 
 

@@ -58,20 +58,22 @@ class Preferred:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alpaca:
     """All models of a file. `anchors` are the anchor models of togi's own fit of the weights, with their numbers of
-    rows; None without an own fit."""
+    rows; None without an own fit. `unsettled` are the models whose fit did not converge."""
 
     rows: int
     models: Mapping[str, Preferred]
     anchors: Mapping[str, int] | None = None
+    unsettled: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What `togi evaluate alpaca --json` prints."""
         missing = sum(model.missing for model in self.models.values())
+        unsettled = {"not_converged": list(self.unsettled)} if self.unsettled else {}
         return {
             "benchmark": "alpaca",
             "rows": self.rows,
             "dropped": {"no_preference": missing} if missing else {},
-            "own_fit": None if self.anchors is None else {"anchors": dict(self.anchors)},
+            "own_fit": None if self.anchors is None else {"anchors": dict(self.anchors), **unsettled},
             "models": {name: model.to_json() for name, model in self.models.items()},
         }
 
@@ -103,11 +105,12 @@ def read_alpaca(
     terms = _weights(weights, list(own)) if weights else {}
     hard = _difficulty(difficulty) if difficulty else None
     anchored = _read(anchors, ("len_baseline", "len_model"))[1] if anchors else {}
+    unsettled: list[str] = []
     if fit:
-        terms = _fitted(own, anchored, hard)
+        terms, unsettled = _fitted(own, anchored, hard)
     models = {model: _preferred(found, terms.get(model), hard) for model, found in own.items()}
     counts = {name: len(found) for name, found in anchored.items()}
-    return Alpaca(rows=rows, models=models, anchors=counts if fit else None)
+    return Alpaca(rows=rows, models=models, anchors=counts if fit else None, unsettled=unsettled)
 
 
 def _read(path: Path, more: Sequence[str]) -> tuple[int, dict[str, dict[int, Row]]]:
@@ -130,11 +133,13 @@ def _read(path: Path, more: Sequence[str]) -> tuple[int, dict[str, dict[int, Row
 
 def _fitted(
     own: Mapping[str, Own], anchors: Mapping[str, Own], hard: list[float] | None
-) -> dict[str, dict[str, float]]:
-    """Weights fitted to each model's preferences."""
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """(weights fitted to each model's preferences, the models whose fit did not converge)."""
     work = importlib.import_module("togi.evaluate.alpaca_fit")
     held = [_judged(work, rows, hard) for rows in anchors.values()]
-    return {model: work.fit_terms(_judged(work, rows, hard), held, model) for model, rows in own.items()}
+    fits = {model: work.fit_terms(_judged(work, rows, hard), held, model) for model, rows in own.items()}
+    terms = {model: terms for model, (terms, _) in fits.items()}
+    return terms, [model for model, (_, converged) in fits.items() if not converged]
 
 
 def _judged(work: Any, rows: Own, hard: list[float] | None) -> Any:

@@ -8,11 +8,13 @@ that length alone should explain their wins. They are not public. A fit without 
 reported as such.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
@@ -42,9 +44,9 @@ class Judged:
         return np.stack([length_N, hard_N, np.full(len(length_N), own)], axis=1)
 
 
-def fit_terms(own: Judged, anchors: Sequence[Judged], model: str) -> dict[str, float]:
-    """The weights {length, difficulty, model} of one model. InputError for fewer than five preferences, or
-    if all are 0 or all are 1."""
+def fit_terms(own: Judged, anchors: Sequence[Judged], model: str) -> tuple[dict[str, float], bool]:
+    """(the weights {length, difficulty, model} of one model, whether their fit converged). InputError for fewer than
+    five preferences, or if all are 0 or all are 1."""
     if len(own.preference_N) < FOLDS:
         raise InputError(f"--fit: {model} has {len(own.preference_N)} preferences; at least {FOLDS} are needed")
     if np.ptp(own.preference_N) == 0 and own.preference_N[0] in (0, 1):
@@ -58,22 +60,22 @@ def fit_terms(own: Judged, anchors: Sequence[Judged], model: str) -> dict[str, f
     weight_N = np.concatenate(
         [np.ones(len(own.preference_N)), *(np.full(len(each.preference_N), light) for each in anchors)]
     )
-    coef_K = _best(x_NK, share_N, weight_N)
-    return dict(zip(("length", "difficulty", "model"), coef_K.tolist(), strict=True))
+    coef_K, converged = _best(x_NK, share_N, weight_N)
+    return dict(zip(("length", "difficulty", "model"), coef_K.tolist(), strict=True)), converged
 
 
-def _best(x_NK: Floats, share_N: Floats, weight_N: Floats) -> Floats:
-    """The coefficients at the penalty strength with the least cross-validation loss."""
+def _best(x_NK: Floats, share_N: Floats, weight_N: Floats) -> tuple[Floats, bool]:
+    """The coefficients at the penalty strength with the least cross-validation loss, and whether they converged."""
     group_N = np.arange(len(share_N))
     folds = list(GroupKFold(FOLDS).split(x_NK, groups=group_N))
     losses = [
-        sum(_loss(_fit(x_NK[t], share_N[t], weight_N[t], c), x_NK[h], share_N[h], weight_N[h]) for t, h in folds)
+        sum(_loss(_fit(x_NK[t], share_N[t], weight_N[t], c)[0], x_NK[h], share_N[h], weight_N[h]) for t, h in folds)
         for c in STRENGTHS
     ]
     return _fit(x_NK, share_N, weight_N, float(STRENGTHS[int(np.argmin(losses))]))
 
 
-def _fit(x_NK: Floats, share_N: Floats, weight_N: Floats, strength: float) -> Floats:
+def _fit(x_NK: Floats, share_N: Floats, weight_N: Floats, strength: float) -> tuple[Floats, bool]:
     """Fits with every row once as a win and once as a loss, weighted by its preference."""
     both_NK = np.concatenate([x_NK, x_NK])
     won_N = np.repeat([1, 0], len(x_NK))
@@ -81,7 +83,10 @@ def _fit(x_NK: Floats, share_N: Floats, weight_N: Floats, strength: float) -> Fl
     if not times_N[: len(x_NK)].any() or not times_N[len(x_NK) :].any():
         times_N = np.maximum(times_N, NOTHING)  # a fold has only wins, or only losses
     model = LogisticRegression(C=strength, l1_ratio=1.0, solver="liblinear", fit_intercept=False, random_state=SEED)
-    return model.fit(both_NK, won_N, sample_weight=times_N).coef_[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the caller tells it once, by model
+        model.fit(both_NK, won_N, sample_weight=times_N)
+    return model.coef_[0], int(model.n_iter_.max()) < model.max_iter
 
 
 def _loss(coef_K: Floats, x_NK: Floats, share_N: Floats, weight_N: Floats) -> float:

@@ -6,7 +6,7 @@ row that is repeated three times counts three times: the layout encodes "much be
 """
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from togi.evaluate.statistics import (
 
 COLUMNS = ("model_a", "model_b", "winner")
 SHARES = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}
+NOTHING = 1e-9  # less is a rounding error of a fit
 SELF, NO_WINNER, UNKNOWN = "model_against_itself", "no_winner", "unknown_winner"
 
 
@@ -237,10 +238,21 @@ def with_tokens(found: Arena, tokens: Mapping[str, float]) -> Arena:
     return replace(found, standings=known)
 
 
-def with_leaks(found: Arena, rows: Rows, leaked: Mapping[str, Sequence[str]]) -> Arena:
+def strengths(rows: Sequence[Battle], battles: Battles) -> Floats:
+    """The strengths of a leaderboard without a style control."""
+    return bradley_terry(battles).strength_M
+
+
+def with_leaks(
+    found: Arena,
+    rows: Rows,
+    leaked: Mapping[str, Sequence[str]],
+    fit: Callable[[Sequence[Battle], Battles], Floats | None] = strengths,
+) -> Arena:
     """The leaderboard with the number of questions that each model was trained on, and its win rate on the others.
 
-    `leaked` are question ids by model; a model that is not listed was trained on none. InputError for a model without
+    `leaked` are question ids by model; a model that is not listed was trained on none. `fit` computes the strengths as
+    for the leaderboard, from the battles on the other questions; None if it cannot. InputError for a model without
     battles, and for rows without question ids.
     """
     for model in leaked:
@@ -254,11 +266,7 @@ def with_leaks(found: Arena, rows: Rows, leaked: Mapping[str, Sequence[str]]) ->
         for battle in rows.battles
         if not any(str(battle.question) in learnt.get(model, {}) for model in (battle.model_a, battle.model_b))
     ]
-    rates: dict[str, float | None] = {}
-    if clean:
-        battles = numbered_battles(clean, found.baseline)
-        rate_M = bradley_terry(battles).win_rate_M
-        rates = {model: _finite(100 * rate) for model, rate in zip(battles.models, rate_M, strict=True)}
+    rates = _rates(clean, found.baseline, fit) if clean else {}
     asked = _questions(rows)
     known = {
         model: replace(
@@ -269,6 +277,18 @@ def with_leaks(found: Arena, rows: Rows, leaked: Mapping[str, Sequence[str]]) ->
         for model, one in found.standings.items()
     }
     return replace(found, standings=known)
+
+
+def _rates(
+    clean: Sequence[Battle], baseline: str, fit: Callable[[Sequence[Battle], Battles], Floats | None]
+) -> dict[str, float | None]:
+    """The win rate of each model in these battles, in percent; empty if they cannot be fitted."""
+    battles = numbered_battles(clean, baseline)
+    strength_M = fit(clean, battles)
+    if strength_M is None:
+        return {}
+    rate_M = 100 * expit(strength_M)
+    return {model: _finite(rate) for model, rate in zip(battles.models, rate_M, strict=True)}
 
 
 def _questions(rows: Rows) -> dict[str, dict[str, None]]:
@@ -320,21 +340,49 @@ def _finite(value: float) -> float | None:
 def _intervals(
     battles: Battles, strength_M: Floats, resamples: tuple[Floats, Floats], draw: Draw
 ) -> tuple[Floats, Floats]:
-    """The bounds of each model's win rate; NaN if undefined."""
+    """The bounds of each model's win rate; NaN if undefined. Resamples without a battle of the model are left out."""
     rates_RM, influence_QM = resamples
     rate_M = expit(strength_M)
     lows_M, highs_M = np.full(len(rate_M), np.nan), np.full(len(rate_M), np.nan)
     for place, rate in enumerate(rate_M):
         if place == battles.baseline:
             lows_M[place] = highs_M[place] = rate
-        elif np.isinf(strength_M[place]) or np.ptp(rates_RM[:, place]) < 1e-12:
-            lows_M[place], highs_M[place] = _unvaried(battles, place, rate, draw.level)
         elif np.isfinite(rate):
-            tails = ((1 - draw.level) / 2, (1 + draw.level) / 2)
-            if draw.by == "question":
-                tails = bca_tails(rates_RM[:, place] - rate, influence_QM[:, place], draw.level)
-            lows_M[place], highs_M[place] = np.quantile(rates_RM[:, place], tails)
+            rates_R = rates_RM[np.isfinite(rates_RM[:, place]), place]
+            low, high = _quantiles(rates_R, rate, influence_QM[:, place], draw)
+            if _is_steady(battles, place, strength_M, influence_QM, draw):
+                least, most = _unvaried(battles, place, rate, draw.level)
+                low, high = min(low, least), max(high, most)
+            lows_M[place], highs_M[place] = low, high
     return lows_M, highs_M
+
+
+def _quantiles(rates_R: Floats, rate: float, influence_Q: Floats, draw: Draw) -> tuple[float, float]:
+    """The bounds from resampled rates; the rate itself if they do not vary."""
+    if not len(rates_R) or np.ptp(rates_R) < 1e-12:
+        return rate, rate
+    tails = ((1 - draw.level) / 2, (1 + draw.level) / 2)
+    if draw.by == "question":
+        tails = bca_tails(rates_R - rate, influence_Q, draw.level)
+    low, high = np.quantile(rates_R, tails)
+    return float(low), float(high)
+
+
+def _is_steady(battles: Battles, place: int, strength_M: Floats, influence_QM: Floats, draw: Draw) -> bool:
+    """Whether resampling says nothing about a model: it won or lost everything, it has one question (or row) only, or
+    all its questions had the result that the strengths predict. How much resampled rates vary does not tell: another
+    model's battles change how often a question is drawn."""
+    if np.isinf(strength_M[place]) or np.abs(influence_QM[:, place]).max() <= NOTHING:
+        return True
+    own_N = (battles.first_N == place) | (battles.second_N == place)
+    question_N = battles.question_N if draw.by == "question" else None
+    unit_N = np.arange(int(own_N.sum())) if question_N is None else question_N[own_N]
+    if len(np.unique(unit_N)) == 1:
+        return True
+    first_N, second_N = battles.first_N[own_N], battles.second_N[own_N]
+    residual_N = battles.share_N[own_N] - expit(strength_M[first_N] - strength_M[second_N])
+    won_N = np.where(first_N == place, residual_N, -residual_N) * battles.weight_N[own_N]
+    return bool(np.abs(np.bincount(unit_N, weights=won_N)).max() <= NOTHING)
 
 
 def _unvaried(battles: Battles, place: int, rate: float, level: float) -> tuple[float, float]:

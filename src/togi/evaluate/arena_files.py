@@ -159,23 +159,20 @@ def _style(row: Read) -> Style:
     tokens = _tokens(row)
     if not isinstance(stored, dict) or not all(part in stored for part in PARTS):
         return style_of(tokens, markup_counts(answer_text(row)))
-    counts = {part: stored[part] if isinstance(stored[part], dict) else {"all": stored[part]} for part in PARTS}
-    for part, own in counts.items():
-        if not all(isinstance(count, int | float) and not isinstance(count, bool) for count in own.values()):
-            raise InputError(f"{row.where}: {part}: found {shown(stored[part])}; expected counts")
+    parts = {part: stored[part] if isinstance(stored[part], dict) else {"all": stored[part]} for part in PARTS}
+    counts = {part: {name: row.checked(part, count, 0.0) for name, count in own.items()} for part, own in parts.items()}
     return style_of(tokens, counts)
 
 
 def _tokens(row: Read) -> float:
+    stored = [row.values[name] for name in ("metadata", "conv_metadata") if name in row.values]
     try:
-        for name in ("metadata", "conv_metadata"):
-            if name in row.values:
-                return float(row.values[name]["token_len"])
-        return float(row.values["choices"][0]["turns"][-1]["token_len"])
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise InputError(
-            f"{row.where}: no token count; expected choices[0].turns[-1].token_len or metadata.token_len"
-        ) from None
+        found = (stored[0] if stored else row.values["choices"][0]["turns"][-1])["token_len"]
+    except (KeyError, IndexError, TypeError):
+        found = None
+    if found is None:
+        raise InputError(f"{row.where}: no token count; expected choices[0].turns[-1].token_len or metadata.token_len")
+    return row.checked("token_len", found, 0.0)
 
 
 def mean_tokens(lengths: Lengths) -> dict[str, float]:

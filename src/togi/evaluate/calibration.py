@@ -7,15 +7,14 @@ preference is 1 if the first of two answers is better, 0 if the second is, 0.5 f
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from togi.core.errors import InputError
-from togi.evaluate.statistics import Floats
+from togi.evaluate.statistics import Floats, clustered_share, effective_rows, with_two_rows
 
-FEWEST = 30  # with fewer labels, a normal interval is not reliable
+FEWEST = 30  # with fewer labels, intervals are rough
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +93,12 @@ def prediction_powered(
 
     with w clipped to 0..1. It assumes nothing about the judge's errors, only that the labelled comparisons are a random
     sample of all. (Rogan and Gladen 1978 correct by sensitivity and specificity, which needs two outcomes and the same
-    error rates in both parts.) The interval is normal, with variance clustered by prompt. Raises InputError for fewer
-    than two labelled prompts.
+    error rates in both parts.) Raises InputError for fewer than two labelled prompts.
+
+    The interval combines those of the two means (Zou and Donner 2008, Stat. Med. 27:1693). That of mean(judged_U) is
+    `clustered_share`'s. That of mean(truth_L - w judged_L), whose values range from -w to 1, has two more rows at these
+    ends; for w = 1 it is the adjusted Wald interval of a paired difference of shares. Rows of a prompt count as their
+    effective number. If w = 0, only the labels count (`clustered_share`).
     """
     y, f, u = (np.asarray(values, dtype=np.float64) for values in (truth_L, judged_L, judged_U))
     if len(dict.fromkeys(prompts_L)) < 2:
@@ -103,28 +106,21 @@ def prediction_powered(
             f"correction: {len(y)} labels of {len(dict.fromkeys(prompts_L))} prompts; at least 2 prompts are needed"
         )
     weight = _power(y, f, u)
-    rest = weight * float(u.mean()) if len(u) else 0.0
-    residual = y - weight * f
-    mean = float(residual.mean()) + rest
-    influence: dict[Hashable, float] = {}
-    for value, name in zip((residual - residual.mean()) / len(y), prompts_L, strict=True):
-        influence[name] = influence.get(name, 0.0) + float(value)
-    if weight:
-        for value, name in zip(weight * (u - u.mean()) / len(u), prompts_U, strict=True):
-            influence[name] = influence.get(name, 0.0) + float(value)
-    count = len(influence)
-    spread = math.sqrt(count / (count - 1) * sum(value * value for value in influence.values()))
-    reach = NormalDist().inv_cdf((1 + level) / 2) * spread
-    low, high = max(0.0, mean - reach), min(1.0, mean + reach)
-    if spread == 0:  # nothing varies: use the exact bound for unseen prompts, as in Bootstrap.share
-        unseen = 1 - ((1 - level) / 2) ** (1 / len(dict.fromkeys(prompts_L)))
-        low, high = max(0.0, mean - unseen), min(1.0, mean + unseen)
-    return Corrected(mean=min(1.0, max(0.0, mean)), low=low, high=high, level=level, weight=weight, labels=len(y))
+    if weight == 0:
+        people = clustered_share(y, prompts_L, level)
+        return Corrected(mean=people.mean, low=people.low, high=people.high, level=level, weight=0.0, labels=len(y))
+    judge, residual = clustered_share(u, prompts_U, level), y - weight * f
+    low, high = with_two_rows(residual, effective_rows(residual, prompts_L), (-weight, 1.0), level)
+    fixed = float(residual.mean())
+    mean = weight * judge.mean + fixed
+    below = math.hypot(weight * (judge.mean - judge.low), max(0.0, fixed - low))
+    above = math.hypot(weight * (judge.high - judge.mean), max(0.0, high - fixed))
+    value, low, high = (min(1.0, max(0.0, each)) for each in (mean, mean - below, mean + above))
+    return Corrected(mean=value, low=low, high=high, level=level, weight=weight, labels=len(y))
 
 
 def clustered_mean(values: ArrayLike, prompts: Sequence[Hashable], level: float = 0.95) -> Corrected:
-    """The mean over comparisons with a normal interval, its variance clustered by prompt: `prediction_powered` without
-    a judge."""
+    """The mean over comparisons with the interval of `clustered_share`: `prediction_powered` without a judge."""
     return prediction_powered(values, values, (), prompts_L=prompts, prompts_U=(), level=level)
 
 

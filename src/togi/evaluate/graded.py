@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from togi.core.errors import InputError
-from togi.evaluate.rows import rows_of
+from togi.evaluate.rows import LARGEST, Read, rows_of, shown
 from togi.evaluate.statistics import Interval, cluster_mean, mean_of_means
 
 COLUMNS = ("model", "bench", "i", "score")
@@ -78,21 +78,32 @@ def read_graded(path: Path, scales: Mapping[str, float]) -> Graded:
         rows += 1
         model, bench = row.text("model"), row.text("bench")
         names.setdefault(bench)
-        scores.setdefault(model, {}).setdefault(bench, []).append((row.text("i"), row.number("score")))
+        score = _scaled(row, scales.get(bench, 1.0))
+        scores.setdefault(model, {}).setdefault(bench, []).append((row.text("i"), score))
     unknown = [name for name in scales if name not in names]
     if unknown:
         raise InputError(f"--scale {unknown[0]}: no such benchmark in {path}; found {', '.join(names)}")
-    benches = {
-        model: {name: _bench(own[name], scales.get(name, 1.0)) for name in names if name in own}
-        for model, own in scores.items()
-    }
+    benches = {model: {name: _bench(own[name]) for name in names if name in own} for model, own in scores.items()}
     means = {model: _mean([own.get(name) for name in names]) for model, own in benches.items()}
     failures = sum(bench.failures for own in benches.values() for bench in own.values())
     return Graded(rows=rows, failures=failures, names=tuple(names), benches=benches, means=means)
 
 
-def _bench(scores: list[tuple[str, float | None]], scale: float) -> Bench:
-    known = [(question, score * scale) for question, score in scores if score is not None]
+def _scaled(row: Read, scale: float) -> float | None:
+    """The score of a row times `scale`. InputError if the product is too large for the statistics."""
+    score = row.number("score")
+    if score is None:
+        return None
+    if abs(score * scale) > LARGEST:
+        raise InputError(
+            f"{row.where}: score: found {shown(row.values['score'])}, times --scale {scale:g}; expected a product from "
+            f"{-LARGEST:g} to {LARGEST:g}"
+        )
+    return score * scale
+
+
+def _bench(scores: list[tuple[str, float | None]]) -> Bench:
+    known = [(question, score) for question, score in scores if score is not None]
     questions = [question for question, _ in known]
     values = np.array([value for _, value in known])
     return Bench(

@@ -1,6 +1,7 @@
 """Counts the markup of an answer as arena-hard-auto does: headers, list items and bold pieces outside code fences."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 _FENCED = re.compile(r"```[^`]*```")
@@ -15,9 +16,9 @@ class Style:
     """The length and markup of an answer."""
 
     tokens: float
-    headers: int
-    lists: int
-    bold: int
+    headers: float
+    lists: float
+    bold: float
 
 
 def markup_counts(text: str) -> dict[str, dict[str, int]]:
@@ -30,7 +31,7 @@ def markup_counts(text: str) -> dict[str, dict[str, int]]:
     }
 
 
-def style_of(tokens: float, counts: dict[str, dict[str, int]]) -> Style:
+def style_of(tokens: float, counts: Mapping[str, Mapping[str, float]]) -> Style:
     """The style of an answer with these counts."""
     headers, lists, bold = (sum(counts[part].values()) for part in PARTS)
     return Style(tokens=tokens, headers=headers, lists=lists, bold=bold)

@@ -10,8 +10,8 @@ from togi.core.errors import InputError
 from togi.data.rows import read_rows
 from togi.data.values import BadRow
 
-LARGEST = 1e100
-"""Larger numbers are mistakes; sums of their squares would overflow a float."""
+LARGEST = 1e60
+"""Larger numbers are mistakes; sums of their fourth powers, which intervals need, would overflow a float."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,17 @@ class Read:
     def number(self, column: str, low: float = -LARGEST, high: float = LARGEST) -> float | None:
         """A column that holds a number, null or an empty cell; InputError for anything else."""
         value = self.values[column]
-        if value is None or value == "":
-            return None
+        return None if value is None or value == "" else self.checked(column, value, low, high, ", or null")
+
+    def checked(
+        self, name: str, value: Any, low: float = -LARGEST, high: float = LARGEST, otherwise: str = ""
+    ) -> float:
+        """A value of this row, inside a column perhaps, as a number; InputError for anything else. `otherwise` says
+        what else is allowed."""
         found = _number(value)
         if found is None or not low <= found <= high:
-            span = "" if low == -LARGEST else f" from {low:g} to {high:g}"
-            raise InputError(f"{self.where}: {column}: found {shown(value)}; expected a number{span}, or null")
+            span = "" if found is None and low == -LARGEST else f" from {low:g} to {high:g}"
+            raise InputError(f"{self.where}: {name}: found {shown(value)}; expected a number{span}{otherwise}")
         return found
 
 

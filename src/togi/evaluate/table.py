@@ -1,13 +1,11 @@
 """The before/after table: one row per metric, each number with its interval."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from numpy.typing import ArrayLike
-
 from togi.core.errors import InputError
-from togi.evaluate.statistics import Bootstrap, Interval, Jackknife
+from togi.evaluate.statistics import Bootstrap, Floats, Interval, Jackknife, by_prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,16 +62,27 @@ class Metric:
     most: float | None = None
 
 
-def compare(metric: Metric, base_P: ArrayLike, policy_P: ArrayLike, bootstrap: Bootstrap) -> Row:
-    """A row from one value per prompt for each model, with prompts in the same order."""
-    interval, difference = (
-        (bootstrap.share, bootstrap.share_difference) if metric.share else (bootstrap.mean, bootstrap.difference)
-    )
+def compare(
+    metric: Metric,
+    base_N: Sequence[float] | Floats,
+    policy_N: Sequence[float] | Floats,
+    bootstrap: Bootstrap,
+    prompts: Sequence[Hashable] = (),
+) -> Row:
+    """A row from the values of each model's answers, in the same order. `prompts` names the prompt of each answer, the
+    same number for each; without it, every answer has its own prompt."""
+    names = prompts or range(len(base_N))
+    base_P, policy_P = by_prompt(base_N, names), by_prompt(policy_N, names)
+    interval = bootstrap.share if metric.share else bootstrap.mean
+    if metric.share:
+        difference = bootstrap.share_difference(base_N, policy_N, names)
+    else:
+        difference = bootstrap.difference(base_P, policy_P)
     return Row(
         metric=metric.name,
         base=interval(base_P),
         policy=interval(policy_P),
-        difference=difference(base_P, policy_P),
+        difference=difference,
         higher_is_better=metric.higher_is_better,
         note=metric.note,
     )

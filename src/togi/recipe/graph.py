@@ -29,6 +29,7 @@ from togi.recipe.schema import MODEL_KINDS, DataSpec, ModelSpec, Recipe, Templat
 from togi.recipe.store import VERSION, Read
 from togi.stages.base import UNKNOWN, StageSettings
 from togi.stages.context import Resolved
+from togi.stages.data.importing import DataSettings
 from togi.stages.table import STAGES, takers
 
 
@@ -183,6 +184,8 @@ def unpinned(recipe: Recipe) -> list[str]:
     """A note on each model and data set whose revision is not a commit, because it may change upstream unnoticed."""
     places = [(f"models.{name}", spec.hub, spec.revision) for name, spec in recipe.models.items()]
     places += [(f"data.{name}", spec.on_hub, spec.revision) for name, spec in recipe.data.items()]
+    stages = recipe.stages.items()
+    places += [(f"stages.{name}", own.on_hub, own.revision) for name, own in stages if isinstance(own, DataSettings)]
     return [
         f"{key}: {hub} at revision {revision} may change upstream without rerunning the stages that use it; "
         "set `revision` to the hash of a commit to pin it"

@@ -7,6 +7,7 @@ line is one more layer on top. Strings become `Located`, so that a path can be r
 
 import stat
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,14 @@ def read_tree(path: Path, overrides: tuple[str, ...] = ()) -> Tree:
     """The recipe at `path` with everything it extends and the overrides applied.
 
     Raises RecipeError for a file that cannot be read, invalid YAML or content that a recipe cannot have (with its
-    line), a loop of `extends`, a malformed override.
+    line), a loop of `extends`, a malformed override, an override of a stage that the recipe does not have.
     """
     root = _read(_resolved(str(path), Path(), "command line"), ())
+    written = _stages(root)
     for override in overrides:
         root = _override(root, override)
+    for override in overrides:
+        _refuse_unknown_stage(override.partition("=")[0], written, _stages(root))
     origins: dict[KeyPath, str] = {}
     return Tree(flatten(root, (), origins), origins)
 
@@ -122,6 +126,29 @@ def _override(root: Node, text: str) -> Node:
         raise RecipeError(f"command line: {text!r}: not valid UTF-8") from None
     where = f"command line ({key})"
     return _set(root, path, 0, compose(raw, lambda line: where, _here(), path))
+
+
+def _stages(root: Node) -> dict[str, Node]:
+    """The stages of a recipe, by name; empty if it has none."""
+    section = root.value.get("stages") if isinstance(root.value, dict) else None
+    return section.value if section is not None and isinstance(section.value, dict) else {}
+
+
+def _refuse_unknown_stage(key: str, written: dict[str, Node], now: dict[str, Node]) -> None:
+    """Raises RecipeError if an override sets a key of a stage that neither the recipe nor the overrides define."""
+    path = key.split(".")
+    if path[0] != "stages" or len(path) <= NAMED or path[1] in written:
+        return
+    name = path[1]
+    made = now[name].value if name in now else None
+    if isinstance(made, dict) and "type" in made:
+        return
+    close = get_close_matches(name, written, 1)
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    raise RecipeError(
+        f"command line ({key}): there is no stage {name!r}{meant} (stages: {', '.join(written) or 'none'}); a new "
+        f"stage needs its type too: stages.{name}.type=TYPE"
+    )
 
 
 def _here() -> Path:

@@ -100,7 +100,7 @@ def older_note() -> list[str]:
     """A note on what an older togi made, if anything."""
     count = len(older_folders())
     what = "1 folder of an older togi is" if count == 1 else f"{count} folders of an older togi are"
-    return [f"{what} no longer used; `togi clean` removes unused folders"] if count else []
+    return [f"{what} no longer used; `togi clean` lists unused folders, and removes them with --yes"] if count else []
 
 
 def _folders(*inside: str) -> list[Path]:

@@ -12,7 +12,8 @@ from togi.core.errors import RecipeError
 from togi.core.settings import Ref, ingredients, references
 from togi.core.sources import ModelSource
 from togi.recipe.graph import Graph, Node, kinds_of
-from togi.recipe.schema import DataSpec, ModelSpec, Recipe
+from togi.recipe.schema import ModelSpec, Recipe
+from togi.stages.data.importing import DataSettings
 from togi.stages.table import STAGES
 
 Reached = dict[str, tuple[str, ...]]
@@ -20,7 +21,7 @@ Reached = dict[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """The licence and the terms of an entry of `data:` or `models:`; with `binds` they apply to everything made from
+    """The licence and the terms of a model or a data set of a recipe; with `binds` they apply to everything made from
     it."""
 
     entry: str
@@ -34,12 +35,13 @@ class Said:
 
 
 def reached(graph: Graph) -> dict[str, Reached]:
-    """For each node: the entries of `data:` and `models:` that become part of its output, by key, each with the names
-    on the path from the entry to the node."""
+    """For each node: the models and data sets that become part of its output, by key, each with the names on the path
+    from the entry to the node."""
+    data = _data_sets(graph.recipe)
     found: dict[str, Reached] = {}
     for node in graph.nodes.values():
         entry = node.name.partition("@")[0]  # data read as a second kind is NAME@KIND
-        here: Reached = {f"data.{entry}": (entry,)} if STAGES[node.settings.type].imports else {}
+        here: Reached = {key: (entry,) for key in (f"data.{entry}", f"stages.{entry}") if key in data}
         for ref in ingredients(node.settings):
             target = node.inputs[ref]
             if isinstance(target, ModelSource):
@@ -51,11 +53,17 @@ def reached(graph: Graph) -> dict[str, Reached]:
     return found
 
 
+def _data_sets(recipe: Recipe) -> dict[str, DataSettings]:
+    """The data sets of a recipe, by key: the entries of `data:`, and the `import` stages that it has itself."""
+    found: dict[str, DataSettings] = {f"data.{name}": spec for name, spec in recipe.data.items()}
+    stages = {f"stages.{name}": settings for name, settings in recipe.stages.items()}
+    return found | {key: settings for key, settings in stages.items() if isinstance(settings, DataSettings)}
+
+
 def said(recipe: Recipe) -> dict[str, Said]:
-    """The licences and terms of a recipe's entries, by key, without entries that have neither."""
-    entries: list[tuple[str, ModelSpec | DataSpec]] = [(f"models.{name}", spec) for name, spec in recipe.models.items()]
-    entries += [(f"data.{name}", spec) for name, spec in recipe.data.items()]
-    found = {key: Said(key, *spec.says) for key, spec in entries}
+    """The licences and terms of a recipe's models and data sets, by key, without those that have neither."""
+    entries: dict[str, ModelSpec | DataSettings] = {f"models.{name}": spec for name, spec in recipe.models.items()}
+    found = {key: Said(key, *spec.says) for key, spec in {**entries, **_data_sets(recipe)}.items()}
     return {key: what for key, what in found.items() if what.licence or what.terms}
 
 
@@ -110,8 +118,8 @@ def refuse_misuse(graph: Graph) -> None:
 
 
 def _use(recipe: Recipe, origin: str) -> str:
-    section, _, name = origin.partition(".")
-    return recipe.data[name].use if section == "data" else "any"
+    found = _data_sets(recipe).get(origin)
+    return "any" if found is None else found.use
 
 
 def _trained_on(node: Node) -> list[tuple[Ref, tuple[str | int, ...]]]:

@@ -1,7 +1,7 @@
 """Reads a run's folder.
 
 Missing files are skipped, because a report is written after every stage and every failure. Damaged files are skipped
-too, with an alarm that names the file. A damaged state.json is an error.
+too, with an alarm that names the file; so is the missing summary of a finished stage. A damaged state.json is an error.
 
 Files read from a stage's folder: settings.json, metrics.jsonl, alarms.jsonl, summary.json, numerics.json, memory.json,
 DONE. An incomplete last line of a .jsonl file is ignored.
@@ -30,6 +30,7 @@ from togi.report.view import (
 
 Value = TypeVar("Value")
 DAMAGED = "damaged file"
+SKIPPED = "; skipped in this report"
 
 
 class _Stage(BaseModel):
@@ -130,11 +131,13 @@ class _Folder:
 
     def alarms(self) -> list[AlarmView]:
         """The damage, as alarms."""
-        return [AlarmView(name=DAMAGED, message=f"{wrong}; skipped in this report") for wrong in self.wrong]
+        return [AlarmView(name=DAMAGED, message=f"{wrong}{SKIPPED}") for wrong in self.wrong]
 
 
 def _stage(stage: _Stage, folder: _Folder) -> StageView:
     summary = folder.value("summary.json", SUMMARY) or _Summary()
+    if stage.state == "done" and not (folder.path / "summary.json").exists():
+        folder.wrong.append(f"{folder.path / 'summary.json'}: is gone, although the stage is done")
     done = folder.value("DONE", DONE) or _Done()
     metrics, alarms, memory = _metrics(folder), folder.lines("alarms.jsonl", ALARM), _memory(folder)
     settings, numerics = folder.value("settings.json", OBJECT) or {}, folder.value("numerics.json", OBJECT) or {}

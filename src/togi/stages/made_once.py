@@ -2,7 +2,7 @@
 the folder, the others wait and read it.
 
 Its maker fills a locked folder, which is renamed when complete. A kill leaves the folder unlocked: the next maker
-begins again, and `togi clean` removes it.
+begins again, and `togi clean --yes` removes it.
 """
 
 import os

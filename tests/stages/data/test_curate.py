@@ -157,6 +157,15 @@ def test_a_rewrite_that_breaks_a_rule_leaves_the_draft(tmp_path, says):
     assert made.summary["rewritten"] == 2 and kept[0].messages[0].role == "system"
 
 
+def test_a_corrected_and_rewritten_draft_has_the_record_of_the_input_as_parent(tmp_path, says):
+    tiny_model(tmp_path / "model")
+    says('{"keep": true, "question": "Why does the sky look blue?"}', "Why is the sky so blue today?")
+    made = context(tmp_path, [draft(QUESTIONS[0])], tmp_path / "model")
+    (kept,), _ = curated(curate(method="json", rewrite=True), made)
+    assert kept.text == "Why is the sky so blue today?"
+    assert kept.parents == (draft(QUESTIONS[0]).id,) and kept.id not in kept.parents
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -75,6 +75,27 @@ def test_a_record_without_the_score_is_an_error_that_says_what_there_is(tmp_path
         deduplicated(tmp_path, records, by="quality")
 
 
+@pytest.mark.parametrize("method", ["exact", "minhash", "embeddings"])
+def test_a_record_that_lacks_the_part_resembles_nothing(tmp_path, method):
+    answers = [None, "Use a pan with a lid.", None, "use a pan with a lid", None]
+    records = [Prompt(id=f"p{i}", messages=(Message("user", BREAD),), answer=text) for i, text in enumerate(answers)]
+    stay, matches, _ = deduplicated(tmp_path, records, "prompts", method=method, part="answer")
+    assert [record.id for record in stay] == ["p0", "p1", "p2", "p4"]
+    assert [(match.record, match.other) for match in matches] == [("p3", "p1")]
+
+
+@pytest.mark.parametrize("method", ["exact", "minhash", "embeddings"])
+def test_no_record_has_the_part(tmp_path, method):
+    records = [Prompt(id=f"p{i}", messages=(Message("user", BREAD),)) for i in range(2)]
+    assert len(deduplicated(tmp_path, records, "prompts", method=method, part="answer")[0]) == 2
+
+
+def test_exact_copies_have_the_same_symbols(tmp_path):
+    texts = ["What is 3 - 4?", "What is 3 + 4?", "what is 3+4", "😀", "😡"]
+    stay, _, _ = deduplicated(tmp_path, documents(*texts), method="exact")
+    assert [record.id for record in stay] == ["d0", "d1", "d3", "d4"]
+
+
 ASK, TELL, SHRUG = Message("user", BREAD), Message("assistant", "Use a pan with a lid."), Message("assistant", "No.")
 OTHER = Message("user", RAIN)
 

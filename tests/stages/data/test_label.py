@@ -71,6 +71,12 @@ def label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
+def test_answers_that_differ_in_symbols_are_compared(label):
+    answers = [sample("q1a", "q1", "x < 5", "small"), sample("q1b", "q1", "x > 55", "large")]
+    _, pairs, _, _ = label(SpokenJudge(longer), [*answers, sample("q1c", "q1", "😀", "judge")])
+    assert len(pairs) == 3
+
+
 def test_every_two_answers_are_compared_in_both_orders(label):
     judge = SpokenJudge(longer)
     context, pairs, verdicts, alarms = label(judge)

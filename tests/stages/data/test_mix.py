@@ -57,6 +57,15 @@ def test_shares_of_rows_are_exact_and_hold_at_every_moment(tmp_path):
     assert kept == sorted(kept) != list(range(33))  # a random part, in the original order
 
 
+@pytest.mark.parametrize("amount", [1, 9, 10, 11, 25])
+def test_an_amount_of_rows_is_exact(tmp_path, amount):
+    made = context(tmp_path, {name: documents(name, 50) for name in "abcd"})
+    records, summary = mixed(made, dict.fromkeys("abcd", 1), amount=amount)
+    assert len(records) == amount and summary["counts"]["out"] == amount
+    rows = [told["rows"] for told in summary["mixture"].values()]
+    assert max(rows) - min(rows) <= 1
+
+
 def test_the_part_follows_from_the_seed(tmp_path):
     sets = {"a": documents("a", 50), "b": documents("b", 20)}
     first, again = (mixed(context(tmp_path / name, sets), {"a": 1, "b": 1})[0] for name in ("x", "y"))

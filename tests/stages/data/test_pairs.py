@@ -76,6 +76,17 @@ def test_which_score_ranks_is_said_where_there_are_several(tmp_path):
         paired(context(tmp_path / "b", samples([{}, {}])))
 
 
+@pytest.mark.parametrize("first", [{}, {"rm": None}])
+def test_the_first_answers_may_lack_the_score(tmp_path, first):
+    made = context(tmp_path, samples([first, first, first, {"rm": 1.0}, {"rm": 2.0}, {"rm": 0.0}]))
+    assert paired(made) == [("s4", "s5")]
+    assert made.counts == {"samples": 6, "in": 2, "out": 1, "best": 1}  # prompts without any score come in too
+    assert [(drop.id, drop.reason) for drop in made.drops] == [(f"s{i}", "no_score") for i in range(3)]
+    made = context(tmp_path / "two", samples([{"rm": 1.0}, {"rm": 2.0}, {"judge": 0.0}]))
+    with pytest.raises(InputError, match=r"\$x has the scores rm, judge; choose one with `by`"):
+        paired(made)
+
+
 def test_verdicts_rank_where_there_are_no_scores(tmp_path):
     said = [("s0", "s1", "s1"), ("s1", "s2", "s1"), ("s0", "s2", "s0")]
     verdicts = [

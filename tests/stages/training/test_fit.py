@@ -16,6 +16,7 @@ from togi.stages.context import Context
 from togi.stages.data.synthesize import Synthesize
 from togi.stages.training import sft_work
 from togi.stages.training.examples_work import Example, ShuffledEpochs, split
+from togi.stages.training.fit_work import tell_long_warmup
 from togi.stages.training.pretrain import TrainPretrain
 from togi.stages.training.reward import TrainReward
 from togi.stages.training.sft import TrainSft
@@ -221,6 +222,23 @@ def test_an_overlap_of_validation_and_training_is_an_alarm(tmp_path):
     sft_work.run(settings, context)
     (alarm,) = [json.loads(line) for line in (context.folder / "alarms.jsonl").read_text().splitlines()]
     assert alarm["name"] == "validation_overlap" and alarm["message"].startswith("3 of 3")
+
+
+@pytest.mark.parametrize(
+    ("warmup", "told"),
+    [(4, ""), (5, "reaches 1e-05 only at step 5; lower warmup_steps, for example to 1"), (20, "never reaches 1e-05")],
+)
+def test_a_warm_up_of_half_of_the_steps_is_an_alarm(tmp_path, warmup, told):
+    context = bare_context(tmp_path, chats=chats())
+    tell_long_warmup(TrainSft(**BASE, warmup_steps=warmup), context, 10)
+    file = context.folder / "alarms.jsonl"
+    assert file.exists() == bool(told) and (not told or told in json.loads(file.read_text())["message"])
+
+
+def test_training_tells_a_long_warm_up(tmp_path):
+    context = bare_context(tmp_path, chats=chats())
+    sft_work.run(TrainSft(**BASE, batch_size=4, steps=1, warmup_steps=10), context)
+    assert json.loads((context.folder / "alarms.jsonl").read_text())["name"] == "long_warmup"
 
 
 def test_nothing_to_train_on_says_so(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from togi.core.records import Figure, Prompt
 from togi.core.seeds import digest
-from togi.evaluate.statistics import Bootstrap, Interval, by_prompt
+from togi.evaluate.statistics import Bootstrap, Interval
 from togi.evaluate.table import Metric, Row, compare
 
 
@@ -36,8 +36,8 @@ class Answered:
     def row(self, metric: Metric, base: Sequence[float], other: Sequence[float]) -> Row:
         """A metric of two subjects, from one value per answer: means over each prompt's answers, paired by prompt."""
         ids = [prompt.id for prompt in self.owners]
-        base_P, other_P = (by_prompt([float(value) for value in values], ids) for values in (base, other))
-        return compare(metric, base_P, other_P, self.bootstrap)
+        base_N, other_N = ([float(value) for value in values] for values in (base, other))
+        return compare(metric, base_N, other_N, self.bootstrap, ids)
 
     def only(self, kept: Sequence[bool]) -> "Answered":
         """The same for a part of the answers: all or none of each prompt."""

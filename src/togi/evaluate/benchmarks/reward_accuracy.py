@@ -6,7 +6,7 @@ A subject's credit for a pair is 1 if it prefers the human choice, 0 if it prefe
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from togi.evaluate.benchmarks.table import (
     measured,
     paired,
 )
-from togi.evaluate.statistics import Bootstrap, Floats, by_cluster, mcnemar
+from togi.evaluate.statistics import Bootstrap, Floats, by_cluster, mcnemar, mean_of_shares
 from togi.evaluate.table import Metric
 
 ACCURACY = Metric(
@@ -104,7 +104,7 @@ def accuracy_table(
     for column, key in _means(rows):
         shown.append(column)
         for subject, own in readings.items():
-            cells[subject][column.name] = _unweighted(own, [key(row) for row in rows], owners, bootstrap)
+            cells[subject][column.name] = unweighted(own, [key(row) for row in rows], owners, bootstrap.level)
     shown += [LENGTH, ECE]
     for subject, own in readings.items():
         cells[subject] |= {LENGTH.name: length_bias(rows, own, bootstrap), ECE.name: calibration_error(own)}
@@ -152,29 +152,21 @@ def _means(rows: Sequence[Labelled]) -> list[tuple[Metric, Callable[[Labelled], 
     return found
 
 
-def _unweighted(own: Sequence[Reading], groups: Sequence[str], owners: Sequence[str], bootstrap: Bootstrap) -> Cell:
-    """The unweighted mean of the groups' accuracies, with an interval from linearised values, one per prompt."""
-    known = [place for place, one in enumerate(own) if one.credit is not None]
-    credit_N = np.array([own[place].credit for place in known], dtype=np.float64)
-    names = list(dict.fromkeys(groups[place] for place in known))
-    if not names:
+def unweighted(own: Sequence[Reading], groups: Sequence[str], owners: Sequence[str], level: float) -> Cell:
+    """The unweighted mean of the groups' accuracies with its interval (`mean_of_shares`); without one for a single
+    prompt."""
+    credits: dict[str, list[float]] = {}
+    names: dict[str, list[str]] = {}
+    for one, group, owner in zip(own, groups, owners, strict=True):
+        if one.credit is not None:
+            credits.setdefault(group, []).append(one.credit)
+            names.setdefault(group, []).append(owner)
+    if not credits:
         return Cell()
-    group_N = np.array([names.index(groups[place]) for place in known])
-    size_K = np.bincount(group_N, minlength=len(names))
-    mean_K = np.bincount(group_N, weights=credit_N, minlength=len(names)) / size_K
-    mean = float(mean_K.mean())
-    pseudo_N = mean + (credit_N - mean_K[group_N]) * len(known) / (len(names) * size_K[group_N])
-    return _resampled(pseudo_N, [owners[place] for place in known], bootstrap, mean)
-
-
-def _resampled(values_N: Floats, owners: Sequence[str], bootstrap: Bootstrap, mean: float) -> Cell:
-    """A cell with an interval resampled by owner; without an interval if nothing varies."""
-    if len(dict.fromkeys(owners)) < 2:
-        return Cell(value=mean, n=len(values_N))
-    found = bootstrap.mean(by_cluster(values_N, owners))
-    if found.low == found.high:
-        return Cell(value=mean, n=len(values_N))
-    return replace(cell_of(found, n=len(values_N)), value=mean)
+    found, count = mean_of_shares(list(credits.values()), list(names.values()), level), sum(map(len, names.values()))
+    if len(dict.fromkeys(chain(*names.values()))) < 2:
+        return Cell(value=found.mean, n=count)
+    return cell_of(found, n=count)
 
 
 # --- what sways a subject ---------------------------------------------------------------------------------------------
@@ -189,7 +181,8 @@ def length_bias(rows: Sequence[Labelled], own: Sequence[Reading], bootstrap: Boo
     ]
     people = [float(row.chosen > row.rejected) for row, _ in known]
     subject = [credit if row.chosen > row.rejected else 1 - credit for row, credit in known]
-    return difference_cell(LENGTH, people, subject, bootstrap, [row.prompt for row, _ in known])
+    shares = replace(LENGTH, share=True)  # a difference of two shares, not shown in percent
+    return difference_cell(shares, people, subject, bootstrap, [row.prompt for row, _ in known])
 
 
 def calibration_error(own: Sequence[Reading]) -> Cell:

@@ -282,7 +282,8 @@ def difference_cell(
     bootstrap: Bootstrap,
     owners: Sequence[str] = (),
 ) -> Cell:
-    """The mean of other minus base over the questions that have both, with a bootstrap interval by owner."""
+    """The mean of other minus base over the questions that have both, with a bootstrap interval by owner; for shares,
+    `Bootstrap.share_difference`."""
     pairs = [(place, one, two) for place, (one, two) in enumerate(zip(base, other, strict=True))]
     known = [(place, one, two) for place, one, two in pairs if one is not None and two is not None]
     names = [owners[place] if owners else str(place) for place, _, _ in known]
@@ -291,8 +292,11 @@ def difference_cell(
     mean = sum(two - one for _, one, two in known) / len(known)
     if len(dict.fromkeys(names)) < 2:
         return Cell(value=mean, n=len(known))
-    first, second = (by_cluster([row[side] for row in known], names) for side in (1, 2))
-    found = bootstrap.share_difference(first, second) if column.share else bootstrap.difference(first, second)
+    first, second = ([row[side] for row in known] for side in (1, 2))
+    if column.share:
+        found = bootstrap.share_difference(first, second, names)
+    else:
+        found = bootstrap.difference(by_cluster(first, names), by_cluster(second, names))
     if found.low == found.high:  # nothing varies
         return Cell(value=mean, n=len(known))
     return Cell(value=mean, low=found.low, high=found.high, n=len(known))

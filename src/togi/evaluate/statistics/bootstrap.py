@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from togi.core.errors import InputError
 from togi.evaluate.statistics.interval import Floats, Interval, unseen_share
+from togi.evaluate.statistics.shares import adjusted_wald, right_or_wrong
 
 CHUNK_VALUES = 1 << 20  # resampled values held at once
 
@@ -71,15 +72,22 @@ class Bootstrap:
 
     def difference(self, base_P: ArrayLike, policy_P: ArrayLike) -> Interval:
         """Mean of policy minus base, paired by prompt: both sides of a prompt are drawn together."""
-        base_P, policy_P = _checked(base_P), _checked(policy_P)
-        if len(base_P) != len(policy_P):
-            raise InputError(f"bootstrap: {len(base_P)} base and {len(policy_P)} policy values cannot be paired")
+        base_P, policy_P = _paired(base_P, policy_P)
         return self._interval(policy_P - base_P)
 
-    def share_difference(self, base_P: ArrayLike, policy_P: ArrayLike) -> Interval:
-        """`difference` of values from 0 to 1. If it is the same for all prompts, the bounds assume the largest share of
-        unseen prompts that the exact bound allows (as in `share`), all with a difference of -1, or all of 1."""
-        found = self.difference(base_P, policy_P)
+    def share_difference(self, base_N: ArrayLike, policy_N: ArrayLike, owners_N: Sequence[Hashable] = ()) -> Interval:
+        """Mean of policy minus base, of values from 0 to 1 of the same rows; rows of one owner are not independent.
+
+        Right and wrong answers (0, 1, or 0.5 for a tie) have the adjusted Wald interval (`adjusted_wald`): resampling
+        is too narrow if few of them differ. Other values are resampled by owner. If their difference is the same for
+        all owners, the bounds assume the largest share of unseen prompts that the exact bound allows (as in `share`),
+        all with a difference of -1, or all of 1.
+        """
+        base_N, policy_N = _paired(base_N, policy_N)
+        if right_or_wrong(base_N, policy_N):
+            return adjusted_wald(policy_N - base_N, owners_N, self.level)
+        difference_N = policy_N - base_N
+        found = self._interval(by_cluster(difference_N, owners_N) if len(owners_N) else difference_N)
         if found.low != found.high:
             return found
         unseen = unseen_share(found.n, self.level)
@@ -92,7 +100,9 @@ class Bootstrap:
         # A spread below rounding error is not resampled.
         if np.abs(deviation_P).max() > 1e-12 * max(1.0, abs(mean)):
             shift_R = self._resampled_means(deviation_P)
-            low, high = (mean + float(shift) for shift in np.quantile(shift_R, self._tails(deviation_P, shift_R)))
+            ends = np.quantile(shift_R, self._tails(deviation_P, shift_R))
+            near = 1e-12 * float(np.abs(values_P).max())  # a bound this close to zero is zero, with a rounding error
+            low, high = (0.0 if abs(mean + shift) < near else mean + shift for shift in ends.tolist())
         return Interval(mean=mean, low=low, high=high, level=self.level, n=len(values_P))
 
     def _resampled_means(self, values_P: Floats) -> Floats:
@@ -123,16 +133,25 @@ def bca_tails(shift_R: Floats, influence_P: Floats, level: float) -> tuple[float
     below = (np.mean(shift_R < 0) + np.mean(shift_R <= 0)) / 2
     edge = 0.5 / len(shift_R)
     bias = normal.inv_cdf(min(max(float(below), edge), 1 - edge))
-    skew = float((influence_P**3).sum() / (6 * (influence_P**2).sum() ** 1.5))
+    skew = _skew(influence_P)
 
     def corrected(tail: float) -> float:
         reach = bias + normal.inv_cdf(tail)
-        return normal.cdf(bias + reach / (1 - skew * reach))
+        return normal.cdf(bias + reach / max(1 - skew * reach, 1e-12))
 
     return corrected((1 - level) / 2), corrected((1 + level) / 2)
 
 
-def by_prompt(values: Sequence[float], prompt_ids: Sequence[Hashable]) -> Floats:
+def _skew(influence_P: Floats) -> float:
+    """The acceleration; 0 if no prompt has any influence."""
+    largest = float(np.abs(influence_P).max(initial=0.0))
+    if largest == 0:
+        return 0.0
+    scaled_P = influence_P / largest
+    return float((scaled_P**3).sum() / (6 * (scaled_P**2).sum() ** 1.5))
+
+
+def by_prompt(values: Sequence[float] | Floats, prompt_ids: Sequence[Hashable]) -> Floats:
     """The mean value of each prompt, in the order in which prompts first appear."""
     if len(values) != len(prompt_ids):
         raise InputError(f"by_prompt: {len(values)} values but {len(prompt_ids)} prompt ids")
@@ -153,6 +172,13 @@ def by_cluster(values: ArrayLike, clusters: Sequence[Hashable]) -> Floats:
         return values_N
     mean, size = float(values_N.mean()), len(values_N) / len(groups)
     return np.array([mean + (sum(own) - mean * len(own)) / size for own in groups.values()])
+
+
+def _paired(base: ArrayLike, policy: ArrayLike) -> tuple[Floats, Floats]:
+    base_P, policy_P = _checked(base), _checked(policy)
+    if len(base_P) != len(policy_P):
+        raise InputError(f"bootstrap: {len(base_P)} base and {len(policy_P)} policy values cannot be paired")
+    return base_P, policy_P
 
 
 def _checked(values: ArrayLike, least: int = 2) -> Floats:

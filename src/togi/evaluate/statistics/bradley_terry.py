@@ -77,6 +77,16 @@ class Battles:
         all_P = np.bincount(own_N, weights=self.weight_N * times_N, minlength=size)
         return won_P.astype(np.float64), all_P.astype(np.float64)
 
+    def absent(self, all_RP: Floats) -> NDArray[np.bool_]:
+        """Whether each model has no battle in each resample (R, M), from the weight of each pair. The baseline never
+        counts as absent, because its strength is fixed."""
+        low_P, high_P, _ = self.pairs
+        weight_MR = np.zeros((len(self.models), len(all_RP)))
+        np.add.at(weight_MR, low_P, all_RP.T)
+        np.add.at(weight_MR, high_P, all_RP.T)
+        weight_MR[self.baseline] = np.inf
+        return (weight_MR == 0).T
+
 
 def bradley_terry(battles: Battles) -> Fit:
     """The maximum-likelihood strengths. Raises InputError without rows, StageError if the fit does not converge."""
@@ -95,12 +105,15 @@ def bradley_terry(battles: Battles) -> Fit:
 
 def resampled(battles: Battles, *, by: By, rounds: int, seed: int) -> tuple[Floats, Floats]:
     """(win rates against the baseline in each resample (R, M), the influence of each question or row on a strength (Q,
-    M)). See `row_counts` for what is drawn."""
+    M)). See `row_counts` for what is drawn. The rate of a model without battles in a resample is NaN."""
     start_M = np.nan_to_num(bradley_terry(battles).strength_M, nan=0.0, posinf=10.0, neginf=-10.0)
     inverse_MM = _inverse(battles, start_M)
-    draws = _draws(battles, by, rounds, seed)
-    strength_RM = np.concatenate([_resolve(battles, *sums, start_M, inverse_MM) for sums in draws])
-    return expit(strength_RM), influence(battles, by)
+    found = []
+    for won_RP, all_RP in _draws(battles, by, rounds, seed):
+        strength_RM = _resolve(battles, won_RP, all_RP, start_M, inverse_MM)
+        strength_RM[battles.absent(all_RP)] = np.nan
+        found.append(strength_RM)
+    return expit(np.concatenate(found)), influence(battles, by)
 
 
 def influence(battles: Battles, by: By) -> Floats:

@@ -96,7 +96,7 @@ STAGE = StageType(
     Contrast,
     outputs=gives("pairs"),
     work="togi.stages.data.contrast_work",
-    version=4,
+    version=5,
     reasons=REASONS,
     estimate=estimate,
 )

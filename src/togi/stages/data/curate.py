@@ -148,7 +148,7 @@ STAGE = StageType(
     Curate,
     outputs=passes_on(),
     work="togi.stages.data.curate_work",
-    version=3,
+    version=4,
     reasons=REASONS,
     rows="togi.stages.data.curate_rows",
     chooses=lambda settings: settings.input,

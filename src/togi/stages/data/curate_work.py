@@ -126,9 +126,12 @@ def _look_at_harvest(settings: Curate, context: Context, kept: int) -> None:
 
 
 def rehearse(settings: Curate, context: Context) -> Iterator[Rehearsed]:
-    records, _ = run_filters(context.records(settings.input), rules(settings), stage=context.name, text=question_of)
+    came = context.records(settings.input)
+    records, drops = run_filters(came, rules(settings), stage=context.name, text=question_of)
+    context.drop_all(drops)
     prompts = [as_draft(record) for record in records]
     if settings.model is None:
+        context.counts["records that pass the rules"] = len(records)
         return
     ask = verdict_asker(settings) if settings.method == "json" else plain_asker(settings.question)
     model, most = weightless(context, settings.model), 1 if settings.method == "logprob" else settings.max_tokens
@@ -304,12 +307,15 @@ def _rewrite(settings: Curate, context: Context, kept: Iterable[Batch]) -> Itera
 
 
 def _rewritten(context: Context, prompt: Prompt, text: str) -> Prompt:
-    """The prompt with its last question replaced; the other turns stay."""
-    name = make_id(context.folder.name, (prompt.id,), 0)
+    """The prompt with its last question replaced; the other turns stay. The parent is the record of the input, also
+    for a draft that this stage has already corrected."""
+    corrected = prompt.id == make_id(context.folder.name, prompt.parents, 0)
+    parents = prompt.parents if corrected else (prompt.id,)
+    name = make_id(context.folder.name, parents, 0)
     last = max(i for i, message in enumerate(prompt.messages) if message.role == "user")
     asked = replace(prompt.messages[last], content=text.strip())
     messages = (*prompt.messages[:last], asked, *prompt.messages[last + 1 :])
-    return replace(prompt, id=name, parents=(prompt.id,), messages=messages)
+    return replace(prompt, id=name, parents=parents, messages=messages)
 
 
 def read_verdict(text: str) -> JsonVerdict | None:

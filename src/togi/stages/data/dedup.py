@@ -20,9 +20,10 @@ THRESHOLDS = {"minhash": 0.7, "embeddings": 0.9}
 class Dedup(PassingSettings):
     """Keeps one of several similar records: the first, or the one with the best score.
 
-    `exact` compares whole texts, ignoring case, punctuation and spacing. `minhash` compares sets of character n-grams
-    (Jaccard similarity), `embeddings` compares by cosine similarity. The output `.matches` names the kept record that
-    each dropped one resembles.
+    `exact` compares whole texts, ignoring case, punctuation and spacing; symbols count (`C#` is not `C++`). `minhash`
+    compares sets of character n-grams (Jaccard similarity), `embeddings` compares by cosine similarity. The output
+    `.matches` names the kept record that each dropped one resembles. A record without the part to compare, such as a
+    prompt without an answer, stays.
     """
 
     type: Literal["dedup"] = "dedup"
@@ -73,6 +74,7 @@ STAGE = StageType(
     Dedup,
     outputs=passes_on(matches="matches"),
     work="togi.stages.data.dedup_work",
+    version=2,
     reasons=REASONS,
     chooses=lambda settings: settings.input,
     conserves=True,

@@ -100,7 +100,7 @@ STAGE = StageType(
     Diversify,
     outputs=passes_on(),
     work="togi.stages.data.diversify_work",
-    version=3,
+    version=4,
     reasons=REASONS,
     chooses=lambda settings: settings.input,
     conserves=True,

@@ -14,7 +14,7 @@ from togi.stages.context import Context
 from togi.stages.data.synthesize import Synthesize
 from togi.stages.endpoints import generator
 from togi.stages.rehearsal_work import context_limit, weightless
-from togi.text.compare import normalise
+from togi.text.compare import comparable
 from togi.text.render import render_prompt
 
 Row = dict[str, Any]
@@ -193,7 +193,7 @@ class Rules:
     def _duplicate(self, question: str) -> str | None:
         if self.known is None:
             return None
-        key = blake2b(normalise(question).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        key = blake2b(comparable(question).encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if key in self.known:
             return "duplicate"
         self.known.add(key)

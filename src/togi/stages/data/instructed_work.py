@@ -12,7 +12,7 @@ from togi.data.question_pairs import clean_reply, final_answer
 from togi.stages.context import Context
 from togi.stages.data.harvest_work import Asker, Plan, Row, Rules, need_answers, unusable
 from togi.stages.data.synthesize import Synthesize
-from togi.text.compare import normalise
+from togi.text.compare import normalise, same
 from togi.text.prompt_file import PromptFile
 
 
@@ -77,7 +77,7 @@ def _reworded(settings: Synthesize, rules: Rules, source: Prompt, text: str, nam
     evolved one has none. Small models often answer instead, so a text that asks nothing is dropped if the source asks
     something."""
     question = clean_reply(text, settings.language)
-    if normalise(question) == normalise(source.text):
+    if same(question, source.text):
         return "unchanged"
     if question and asks(source.text, settings.language) and not asks(question, settings.language):
         return "not_a_question"

@@ -138,7 +138,7 @@ STAGE = StageType(
     Label,
     outputs=outputs,
     work="togi.stages.data.label_work",
-    version=2,
+    version=3,
     reasons=REASONS,
     estimate=estimate,
 )

@@ -23,7 +23,7 @@ from togi.stages.data.shown import Shown
 from togi.stages.endpoints import chooser
 from togi.stages.judging_work import asker, grade_reader, graded_case, judge_prompt, judges_own, questioned
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
-from togi.text.compare import normalise
+from togi.text.compare import same
 
 Item = TypeVar("Item")
 FIRST = 8  # comparisons or answers in the first unit
@@ -132,17 +132,13 @@ def _contests(
         if len(spoken) == 1:
             drop(spoken[0], "alone")
         for first, second in rivals(spoken, settings.compare):
-            if _same(first.text, second.text):
+            if same(first.text, second.text):
                 drop(first, "same_text")
                 continue
             swaps = (False, True)
             if settings.orders == "random":
                 swaps = (derive(seed, "order", first.id, second.id) % 2 == 1,)
             yield Contest(first.prompt, first, second, swaps)
-
-
-def _same(one: str, other: str) -> bool:
-    return one.strip() == other.strip() or (normalise(one) == normalise(other) and normalise(one) != "")
 
 
 def _question(settings: Label, prompt: JudgePrompt, contest: Contest, swapped: bool) -> Any:

@@ -31,7 +31,8 @@ class Mix(PassingSettings):
 
     The next record comes from the set that is furthest behind its share, as in `train.pretrain`; the records of a set
     keep their order. If a set is larger than its share, a random part of it is used. With `epochs` above 1 a small set
-    is repeated, and its copies get new ids. The summary reports the exact shares.
+    is repeated, and its copies get new ids. An amount of rows is exact; tokens come as near as whole records allow. The
+    summary reports the exact shares.
     """
 
     type: Literal["mix"] = "mix"
@@ -119,6 +120,7 @@ STAGE = StageType(
     Mix,
     outputs=passes_on(),
     work="togi.stages.data.mix_work",
+    version=2,
     reasons=REASONS,
     estimate=estimate,
 )

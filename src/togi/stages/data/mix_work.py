@@ -11,7 +11,7 @@ from togi.core.records import Record
 from togi.core.seeds import derive, digest, make_id
 from togi.core.settings import Ref
 from togi.data.compared import compared
-from togi.data.mix import Cursor, Stream, ledger, next_stream
+from togi.data.mix import Cursor, Stream, ledger, next_stream, whole_parts
 from togi.stages.context import Context
 from togi.stages.data.mix import Mix
 from togi.stages.rehearsal_work import weightless
@@ -39,10 +39,9 @@ class Source:
 def run(settings: Mix, context: Context) -> None:
     sources = [_measured(settings, context, ref) for ref in settings.passes]
     context.count_in(sum(len(source.size_N) for source in sources))
-    goal = _amount(settings, context, sources)
-    streams = [
-        _drawn(context, source, share, goal * share) for source, share in zip(sources, settings.shares, strict=True)
-    ]
+    amount, shares = _amount(settings, context, sources), settings.shares
+    goals = [amount * share for share in shares] if settings.by == "tokens" else whole_parts(shares, int(amount + 1e-9))
+    streams = [_drawn(context, source, share, goal) for source, share, goal in zip(sources, shares, goals, strict=True)]
     _know_again(context, sources)
     for source in sources:
         _drop_rest(context, source)

@@ -74,7 +74,7 @@ STAGE = StageType(
     Pairs,
     outputs=gives("pairs", best="chats"),
     work="togi.stages.data.pairs_work",
-    version=2,
+    version=3,
     reasons=REASONS,
     estimate=estimate,
 )

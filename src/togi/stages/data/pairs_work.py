@@ -23,7 +23,6 @@ def run(settings: Pairs, context: Context) -> None:
     examples: list[Pair] = []
     with context.writer("pairs") as pairs, context.writer("chats", "best") as best:
         for answers in ranking.groups():
-            context.count_in(1)
             ranked = rank(answers)
             made = list(pairs_of(ranked, rules))
             context.drop_all(each for each in made if isinstance(each, Drop))
@@ -62,7 +61,7 @@ class _Ranking:
         self.torn = 0
 
     def groups(self) -> Iterator[list[Ranked]]:
-        """Yields the scored answers to each prompt."""
+        """Yields the scored answers to each prompt that has any; counts all prompts."""
         seen: dict[bytes, None] = {}
         samples = (sample for batch in self.context.batches(self.settings.samples) for sample in batch)
         self.context.counts["samples"] = self.context.records_count(self.settings.samples)
@@ -70,6 +69,7 @@ class _Ranking:
             key = blake2b(prompt.encode(), digest_size=8).digest()
             self.torn += key in seen
             seen[key] = None
+            self.context.count_in(1)
             if ranked := [each for answer in answers if (each := self._ranked(answer)) is not None]:
                 yield ranked
 
@@ -102,11 +102,12 @@ def _wins(settings: Pairs, context: Context) -> Wins | None:
 
 
 def _score_name(settings: Pairs, context: Context) -> str:
-    """Returns the score to rank by: the one named in the settings, else the only one."""
-    first: Sample = next(context.batches(settings.samples, 1))[0]
-    names = list(first.scores)
-    if settings.by in names:
-        return settings.by
+    """Returns the score to rank by: the one named in the settings, else the only one. Some answers may lack it."""
+    names: dict[str, None] = {}
+    for batch in context.batches(settings.samples):
+        names |= dict.fromkeys(name for sample in batch for name in sample.scores)
+        if settings.by in names:
+            return settings.by
     there = f"stage {context.name}: {settings.samples} has {'the scores ' + ', '.join(names) if names else 'no scores'}"
     if not names:
         raise InputError(f"{there}; score the answers first (type: score or label), or set `verdicts`")
@@ -114,7 +115,7 @@ def _score_name(settings: Pairs, context: Context) -> str:
         raise InputError(f"{there}, and none is called {settings.by!r}; change `by`")
     if len(names) > 1:
         raise InputError(f"{there}; choose one with `by`")
-    return names[0]
+    return next(iter(names))
 
 
 def _look_at_harvest(context: Context, pairs: int, best: int) -> None:

@@ -10,8 +10,8 @@ from togi.stages.cost import Cost, Inputs, passing_on
 
 
 class Select(StageSettings):
-    """Records `skip` to `skip + count` of the shuffled input. The shuffle depends only on the recipe's seed, so
-    selections of one input with disjoint ranges are disjoint."""
+    """Records `skip` to `skip + count` of the shuffled input. Selections of one input with disjoint ranges are disjoint
+    if they have the same `seed`: by default the recipe's."""
 
     type: Literal["select"] = "select"
     input: PromptsRef
@@ -20,7 +20,9 @@ class Select(StageSettings):
         default=None, ge=1, description="number of records to select; all remaining ones when absent"
     )
     system: str | None = Field(default=None, description="system turn for conversations without one")
-    shuffle: bool = Field(default=True, description="shuffle the input first, identically for every selection")
+    shuffle: bool = Field(
+        default=True, description="shuffle the input first, identically for every selection with the same seed"
+    )
 
     def limited(self, rows: int) -> Self:
         """Limits the selection to half of the rows, so that rows remain for a disjoint selection."""

@@ -73,6 +73,7 @@ STAGE = StageType(
     Split,
     outputs=lambda settings: dict.fromkeys(settings.parts, settings.kind or UNKNOWN),
     work="togi.stages.data.split_work",
+    version=2,
     conserves=True,
     reasons=("left_over",),
     chooses=lambda settings: settings.input,

@@ -316,7 +316,7 @@ STAGE = StageType(
     Synthesize,
     outputs=outputs,
     work="togi.stages.data.synthesize_work",
-    version=5,
+    version=6,
     reasons=REASONS,
     conserves=True,
     estimate=estimate,

@@ -1,7 +1,7 @@
 """Tokenised data: kept in the store, for every stage, rank and later run that would tokenise the same records alike.
 
 The folder is `tokens-<hash>`, with a hash of the records, the tokenizer, the template, and the settings that determine
-a record's example. It can be deleted: `togi clean` removes it, and it is made again when needed.
+a record's example. It can be deleted: `togi clean --yes` removes it, and it is made again when needed.
 """
 
 import hashlib
