@@ -125,7 +125,7 @@ def test_what_an_older_togi_made_is_told_and_goes_unless_its_run_is_at_work(home
     run.mkdir(parents=True)
     write_json(run / "state.json", {"stages": [{"folder": str(store / OTHER)}]})
     (note,) = older_note()
-    assert note.startswith("1 folder of an older togi is no longer used; `togi clean` lists unused folders, and removes")
+    assert note.startswith("1 folder of an older togi is no longer used; `togi clean` lists unused folders,")
     with running(run, lambda folder: None):
         assert "0 folders" in clean()
     assert "(of an older togi)" in clean("--yes") and names(home) == []
