@@ -6,10 +6,11 @@ from collections import Counter
 
 
 class Batches:
-    """A batch ends `seconds` after it was created; `share` of its lines are answered, the rest expire."""
+    """A batch ends `seconds` after it was created; `share` of its lines are answered, the rest expire. With `odd` there
+    are also batches and lines with values of wrong types."""
 
-    def __init__(self, answers, seconds, share):
-        self.answers, self.seconds, self.share = answers, seconds, share
+    def __init__(self, answers, seconds, share, odd=False):
+        self.answers, self.seconds, self.share, self.odd = answers, seconds, share, odd
         self.files, self.batches, self.stats = {}, {}, Counter(batches=0, lines=0)
 
     def reply(self, method, path, content):
@@ -20,7 +21,8 @@ class Batches:
         if method == "POST":
             return 200, self.begin(json.loads(content))
         if path == "batches":
-            return 200, {"data": [self.shown(name) for name in self.batches]}
+            odd = [5, {}, {"metadata": 5}, {"metadata": [], "id": 5}] if self.odd else []
+            return 200, {"data": [*odd, *(self.shown(name) for name in self.batches)]}
         if path.startswith("batches/"):
             return 200, self.shown(path.removeprefix("batches/"))
         return 200, None, (), self.files[path.split("/")[1]]
@@ -35,6 +37,7 @@ class Batches:
         self.stats["batches"] += 1
         self.stats["lines"] += len(lines)
         answered = [self.line(line) for line in lines[: max(1, int(len(lines) * self.share))]]
+        answered += [odd for line in lines for odd in odd_lines(line["custom_id"])] if self.odd else []
         output = self.keep("\n".join(json.dumps(line) for line in reversed(answered)).encode())
         name = f"batch-{len(self.batches)}"
         self.batches[name] = {"id": name, "metadata": wanted["metadata"], "output_file_id": output, "made": time.time()}
@@ -49,3 +52,15 @@ class Batches:
         over = time.time() - batch["made"] >= self.seconds
         status = ("completed" if self.share == 1.0 else "expired") if over else "in_progress"
         return {**batch, "status": status} if over else {"id": name, "status": status, "metadata": batch["metadata"]}
+
+
+def odd_lines(custom_id):
+    """Lines for a request that no client can read."""
+    refused = {"status_code": 400, "body": None}
+    return [
+        5,
+        {"custom_id": [], "response": {}},
+        {"custom_id": custom_id, "response": 5},
+        {"custom_id": custom_id, "response": refused, "error": "no \ud800"},
+        {"custom_id": custom_id, "response": {"status_code": 200, "body": 7}},
+    ]

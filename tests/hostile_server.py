@@ -37,12 +37,13 @@ class Server:
         port=0,
         batch_seconds=0.0,
         batch_share=1.0,
+        batch_odd=False,
         **model,
     ):
         self.faults, self.rate, self.always, self.delay, self.port = faults, rate, always, delay, port
         self.key, self.busy_after, self.retry_after = key, busy_after, retry_after
         self.answers = Answers(**model)
-        self.batches = Batches(self.answers, batch_seconds, batch_share)
+        self.batches = Batches(self.answers, batch_seconds, batch_share, batch_odd)
         self.seen, self.good, self.stats = Counter(), Counter(), Counter()
         self.started = time.monotonic()
 
@@ -199,6 +200,16 @@ class Server:
         return await self.send(
             writer, 200, None, raw=json.dumps(reply).replace('"probs": [', '"probs": [NaN, ').encode()
         )
+
+    async def do_half_character(self, writer, reply):
+        raw = json.dumps(reply).replace('"content": "', '"content": "\\ud800')
+        return await self.send(writer, 200, None, raw=raw.encode())
+
+    async def do_much_usage(self, writer, reply):
+        return await self.send(writer, 200, {**reply, "usage": {"prompt_tokens": 2**70, "completion_tokens": 2**70}})
+
+    async def do_error_in_200(self, writer, reply):
+        return await self.send(writer, 200, {"error": {"message": "the model is overloaded"}})
 
     async def do_redirect(self, writer, reply):
         return await self.send(writer, 307, {}, ["Location: http://elsewhere.example/v1/chat/completions"])

@@ -35,11 +35,17 @@ def serving(app: Any, limits: Limits = Limits()) -> Iterator[str]:  # noqa: B008
 
 def ask(url: str, body: Any = None, **headers: str) -> tuple[int, Any]:
     """Status and JSON of a GET, or of a POST if `body` is given."""
+    status, text = said(url, body, **headers)
+    return status, json.loads(text)
+
+
+def said(url: str, body: Any = None, **headers: str) -> tuple[int, str]:
+    """Status and text of a GET, or of a POST if `body` is given."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json", **headers})
     try:
         with urllib.request.urlopen(request, timeout=60) as found:
-            return found.status, json.loads(found.read())
+            return found.status, found.read().decode()
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, json.loads(error.read())
+            return error.code, error.read().decode()

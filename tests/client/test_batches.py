@@ -9,6 +9,7 @@ from client_asks import chats, client, endpoint, texts
 from hostile import hostile
 
 from togi.client import batches
+from togi.client.answers import Failure
 from togi.client.endpoint import Budget
 from togi.core.errors import StageError
 
@@ -92,3 +93,15 @@ def test_a_batch_keeps_to_the_budget(tmp_path: Path) -> None:
                 list(asked.ask(chats(100)))
             assert asked.spending().tokens.total <= 10 * cost and asked.store.count() >= 10
     assert threading.active_count() < 5
+
+
+def test_lines_of_wrong_types_cost_no_answer_and_their_words_can_be_written(tmp_path: Path) -> None:
+    with hostile(batch_odd=True) as server, client(tmp_path / "all", endpoint(server.url, batch=True)) as asked:
+        assert len(texts(list(asked.ask(chats(5))))) == 5
+    with (
+        hostile(batch_odd=True, batch_share=0.5) as server,
+        client(tmp_path / "half", endpoint(server.url, batch=True)) as asked,
+    ):
+        found = list(asked.ask(chats(16)))
+    failures = [each for each in found if isinstance(each, Failure)]
+    assert failures and all(each.message.encode() for each in failures)

@@ -165,7 +165,7 @@ def test_usage_is_read_or_unknown() -> None:
 
 def test_answers_are_read_back_as_they_were() -> None:
     choice = Choice(
-        text="é\ud800", finish="length", token_ids=(1,), tokens=("é",), logprobs=(-0.1,), top=((("é", -0.1),),)
+        text="é\ud7ff", finish="length", token_ids=(1,), tokens=("é",), logprobs=(-0.1,), top=((("é", -0.1),),)
     )
     for answer in (
         Answer(choices=(choice, Choice(text="", finish="stop")), usage=Tokens(3, 4)),

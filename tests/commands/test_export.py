@@ -1,6 +1,7 @@
 """`togi export` as a user runs it, on tiny models: files, output and refusals."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,3 +189,14 @@ def test_what_differs_is_not_left_behind(run, folder, tmp_path, monkeypatch):
     code, _, err = run(folder / "trained", tmp_path / "out", "--format", "gguf")
     assert code == 3 and "the export as gguf (f32) differs from the model" in err
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("place", ["a-file/out", "loop/out", "x" * 300, "closed/out"])
+def test_a_place_where_no_folder_can_be_is_told_in_one_line(run, folder, tmp_path, place):
+    (tmp_path / "a-file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if place == "closed/out" and os.access(tmp_path / "closed", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    code, out, err = run(folder / "base", tmp_path / place, "--template", "chatml")
+    assert code == 2 and out == "" and "cannot be written" in err and len(err.strip().splitlines()) == 1

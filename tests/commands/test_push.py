@@ -73,3 +73,20 @@ def test_a_pickle_is_never_published(folder):
     (folder / "optimizer.pt").write_bytes(b"")
     ended = push(folder, "http://127.0.0.1:9", "me/mine")
     assert ended.returncode == 3 and "optimizer.pt: a pickle runs code" in ended.stderr
+
+
+def test_pickles_in_capitals_and_links_that_lead_out_of_the_folder_are_not_published(folder):
+    (folder / "OPT.PT").write_bytes(b"")
+    ended = push(folder, "http://127.0.0.1:9", "me/mine")
+    assert ended.returncode == 3 and "OPT.PT: a pickle runs code" in ended.stderr
+    (folder / "OPT.PT").unlink()
+    (folder.parent / "secret.txt").write_text("secret")
+    (folder / "sub" / "linked.txt").symlink_to("../../secret.txt")
+    ended = push(folder, "http://127.0.0.1:9", "me/mine")
+    assert ended.returncode == 3 and "linked.txt: is a link to " in ended.stderr
+    (folder / "sub" / "linked.txt").unlink()
+    (folder / "same.txt").symlink_to("sub/note.txt")
+    held: Repositories = {}
+    with serving(held, token="right") as address:
+        assert push(folder, address, "me/mine").returncode == 0
+    assert held["me/mine"]["same.txt"] == b"note"

@@ -1,6 +1,7 @@
 """Documents from lists and files: how they are read and cut, and the position of each part."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,54 @@ def test_a_folder_without_documents(tmp_path):
     (tmp_path / "code.py").write_text("x = 1")
     with pytest.raises(InputError, match=r"has no file with the ending \.html"):
         read_parts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ('<meta charset="utf-16"><p>Чай'.encode(), "Чай"),
+        (b'<meta charset="unicode_escape"><p>\\u0041', "\\u0041"),
+        (b'<meta charset="utf-7"><p>+2AA- x', "+2AA- x"),
+        ('<meta charset="undefined"><p>Чай'.encode(), "Чай"),
+        ('<meta charset="rot13"><p>Чай'.encode(), "Чай"),
+        (b'<meta charset="iso-8859-1"><p>\x93x\x94 \x80', "“x” €"),
+        (b'<meta http-equiv="content-type" content="text/html; charset=Latin1"><p>caf\xe9', "café"),
+        ('<meta charset="Shift_JIS"><p>茶①'.encode("cp932"), "茶①"),
+        ('<meta charset="gb2312"><p>茶镕'.encode("gbk"), "茶镕"),
+        ('<!-- <meta charset="koi8-r"> --><meta charset="ISO-8859-5"><p>Чай'.encode("iso8859-5"), "Чай"),
+        ('<meta charset="koi8-r"><p>Чай'.encode("utf-8-sig"), "Чай"),
+        ('<meta charset="koi8-r"><p>Чай'.encode("utf-16"), "Чай"),
+    ],
+)
+def test_the_encoding_of_a_page_is_that_of_the_web(tmp_path, content, text):
+    path = tmp_path / "page.html"
+    path.write_bytes(content)
+    assert read_parts(path).parts[0].shown.content == text
+
+
+@pytest.mark.parametrize("label", ["undefined", "idna", "unicode_escape", "hex", "x-nothing"])
+def test_a_page_in_an_unknown_encoding_is_an_error(tmp_path, label):
+    path = tmp_path / "page.html"
+    path.write_bytes(f'<meta charset="{label}"><p>Чай'.encode("cp1251"))
+    with pytest.raises(InputError, match=rf"page.html: is not utf-8 text \(it declares '{label}'\)"):
+        read_parts(path)
+
+
+def test_headings_may_be_closed_and_may_end_with_a_sharp(tmp_path):
+    for text, title in (("# C#\n", "C#"), ("## Ice ##\n", "Ice"), ("#\n\nText", "a"), ("# a" + " " * 50_000 + "b", "")):
+        path = tmp_path / "a.md"
+        path.write_text(text)
+        assert read_parts(path).parts[0].shown.title == (title or text[2:])
+
+
+def test_the_time_to_read_grows_with_the_length_alone(tmp_path):
+    """100,000 pieces that were each copied or counted from the start would take minutes."""
+    pieces, line = 100_000, "word " * 40 + "end.\n"
+    began = time.perf_counter()
+    page = page_text(f"<p>{line}" * pieces)
+    assert page.line(len(page.text) - 1) == pieces
+    path = tmp_path / "long.txt"
+    path.write_text(line * pieces)
+    parts = read_parts(path, longest=len(line)).parts
+    assert len(parts) == pieces and parts[-1].place == f"line {pieces}"
+    assert time.perf_counter() - began < 60

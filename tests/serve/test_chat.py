@@ -268,3 +268,35 @@ def test_a_client_that_goes_away_cancels_its_request(url, engine, stream, monkey
     while engine.busy:
         assert time.monotonic() - left < 10
         time.sleep(0.01)
+
+
+def test_a_stream_over_http_1_0_is_refused(url):
+    body = b'{"model": "tiny", "prompt": "a", "max_tokens": 2, "stream": true}'
+    head = b"POST /v1/completions HTTP/1.0\r\nauthorization: Bearer secret\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=60) as sent:
+        sent.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        found = b""
+        while piece := sent.recv(4096):
+            found += piece
+    assert b" 400 " in found.partition(b"\r\n")[0] and b"HTTP/1.0 cannot carry a stream" in found
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"logprobs": 0, "stream": True}, "are not streamed"),
+        ({"max_tokens": 0, "echo": True, "temperature": -5}, "temperature is -5"),
+        ({"max_tokens": 0, "echo": True, "stop": ""}, "strings that are not empty"),
+    ],
+)
+def test_no_parameter_of_a_completion_is_ignored(url, more, says):
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 4, **more}
+    status, found = ask(f"{url}/v1/completions", body, authorization="Bearer secret")
+    assert status == 400 and says in found["error"]["message"]
+
+
+def test_a_prompt_that_is_only_read_has_as_many_choices_as_asked_for(url, model):
+    body = {"model": "tiny", "prompt": ["a", "b"], "max_tokens": 0, "echo": True, "n": 3}
+    found = ask(f"{url}/v1/completions", body, authorization="Bearer secret")[1]
+    assert [each["text"] for each in found["choices"]] == ["a"] * 3 + ["b"] * 3
+    assert [each["index"] for each in found["choices"]] == list(range(6))

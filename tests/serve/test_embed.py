@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served import ask, serving
+from served import ask, said, serving
 from tiny_encoders import write_embedder, write_encoder
 
 from togi.model.embed import SentenceEmbedder, embeds
@@ -82,3 +82,14 @@ def test_a_text_without_tokens_has_no_direction(url):
 def test_an_encoder_with_a_head_that_scores_is_no_embedder(tmp_path: Path):
     assert embeds(write_embedder(tmp_path / "e5"), tmp_path)
     assert not embeds(write_encoder(tmp_path / "rm"), tmp_path)
+
+
+def test_the_tokens_of_texts_are_counted(url):
+    def counted() -> float:
+        lines = said(f"{url}/metrics")[1].splitlines()
+        name = 'togi_tokens_total{kind="prompt",model="e5"}'
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    before = counted()
+    found = ask(f"{url}/v1/embeddings", {"model": "e5", "input": TEXTS})[1]
+    assert counted() == before + found["usage"]["prompt_tokens"] > before

@@ -1,8 +1,10 @@
 """An engine in its own thread: events reach every waiting reader, and nobody waits after the engine has ended."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -76,7 +78,7 @@ def loop() -> Iterator[EngineLoop]:
 
 def test_requests_are_computed_beside_each_other_and_answered_in_order(loop):
     found = asyncio.run(loop.answers([asked(tokens=50000), asked(tokens=10), asked(tokens=20)]))
-    assert [group[0].text for group in found] == ["0", "1", "2"]
+    assert [group[0].text for group in found.completions] == ["0", "1", "2"]
     assert loop.engine.most == 3 and not loop.engine.busy
 
 
@@ -143,4 +145,34 @@ def test_what_an_update_raises_reaches_whoever_ordered_it(loop):
 
     with pytest.raises(InputError, match="do not fit"):
         asyncio.run(loop.update(fail))
-    assert asyncio.run(loop.answers([asked()]))[0][0].stop == "length"
+    assert asyncio.run(loop.answers([asked()])).completions[0][0].stop == "length"
+
+
+def test_a_reading_shares_the_weights_of_the_answers_asked_for_with_it(loop):
+    order: list[str] = []
+
+    def read() -> str:
+        time.sleep(0.2)
+        order.append("read")
+        return "text"
+
+    async def work() -> list[Any]:
+        before = asyncio.ensure_future(loop.answers([asked(tokens=5)], read))
+        await asyncio.sleep(0)
+        update = asyncio.ensure_future(loop.update(lambda: order.append("update"), "b"))
+        await asyncio.sleep(0)
+        after = asyncio.ensure_future(loop.answers([], lambda: order.append("later")))
+        return await asyncio.gather(before, after, update)
+
+    before, after, _ = asyncio.run(asyncio.wait_for(work(), 20))
+    assert order == ["read", "update", "later"]
+    assert (before.read, before.version, after.version) == ("text", None, "b")
+
+
+def test_an_error_of_a_reading_reaches_whoever_asked_and_the_engine_lives(loop):
+    def fail() -> None:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        asyncio.run(loop.answers([], fail))
+    assert asyncio.run(loop.answers([asked()])).completions[0][0].stop == "length"

@@ -128,3 +128,10 @@ def test_requests_are_counted_by_path_and_status(server):
 
 def test_what_is_counted_wants_the_key(server):
     assert ask(f"{server.url}/metrics")[0] == 401
+
+
+def test_long_headers_that_come_at_once_are_refused(server):
+    line = b"GET /health HTTP/1.1\r\nconnection: close\r\nx: "
+    assert b" 200 " in raw(server, line + b"a" * 60_000 + b"\r\n\r\n").partition(b"\r\n")[0]
+    assert b" 431 " in raw(server, line + b"a" * 70_000 + b"\r\n\r\n").partition(b"\r\n")[0]
+    assert sleep(server, seconds=0.0)[0] == 200

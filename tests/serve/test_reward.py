@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from served import ask, serving
+from served import ask, said, serving
 from tiny_encoders import write_encoder
 from tiny_models import loaded
 
@@ -13,6 +13,7 @@ from togi.model.load import LoadedModel
 from togi.model.reward_model import ModelScorer, add_scalar_head
 from togi.serve.app import Served
 from togi.serve.reward import reward_app
+from togi.serve.texts import longest_text
 from togi.text.render import render_text
 
 TALKS = [("Say it.", "It."), ("Say it.", "No, I will not."), ("Why?", "Because.")]
@@ -118,3 +119,26 @@ def test_an_encoder_scores_conversations_as_it_does_here_and_refuses_bare_texts(
 
 def test_health_says_the_kind(url):
     assert ask(f"{url}/health")[1] == {"status": "ok", "engine": "togi", "kind": "reward"}
+
+
+def test_the_tokens_of_scores_are_counted(url, model):
+    def counted() -> float:
+        lines = said(f"{url}/metrics")[1].splitlines()
+        name = 'togi_tokens_total{kind="prompt",model="rm"}'
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    before = counted()
+    assert ask(f"{url}/v1/scores", {"model": "rm", "items": [{"ids": [1, 2, 3]}, {"ids": [4]}]})[0] == 200
+    assert counted() == before + 4
+    assert ask(f"{url}/classify", {"model": "rm", "input_ids": [[1, 2], [3, 4, 5]]})[0] == 200
+    assert counted() == before + 9
+
+
+def test_a_text_that_cannot_fit_fails_alone_and_unread(url, model, scorer):
+    most = longest_text(model.tokenizer, scorer.limit)
+    assert most is not None
+    items = [{"text": "a"}, {"text": "a" * (most + 1)}, {"text": "b"}]
+    found = ask(f"{url}/v1/scores", {"model": "rm", "items": items})[1]
+    first, second = scorer.score_ids([model.tokenizer(text)["input_ids"] for text in "ab"])
+    assert found["scores"] == [first, None, second]
+    assert found["errors"][0] is None and "characters, but 200 tokens can hold" in found["errors"][1]

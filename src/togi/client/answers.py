@@ -74,7 +74,7 @@ _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def dump(answer: Whole) -> bytes:
-    """Serialises an answer for the store."""
+    """Serialises an answer for the store. Its texts must be valid Unicode, as `wire_base.text` ensures."""
     value: dict[str, Any] = {"usage": [answer.usage.input, answer.usage.output]}
     if isinstance(answer, Answer):
         value["choices"] = [_choice_json(choice) for choice in answer.choices]
@@ -83,7 +83,7 @@ def dump(answer: Whole) -> bytes:
     else:
         value["width"] = answer.rows.shape[1]
         value["rows"] = base64.b64encode(np.ascontiguousarray(answer.rows, "<f4").tobytes()).decode()
-    return _compact(value).encode("utf-8", "surrogatepass")
+    return _compact(value).encode()
 
 
 def load(body: bytes) -> Whole:

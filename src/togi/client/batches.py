@@ -21,12 +21,12 @@ from togi.client.answers import Failure, Whole, dump
 from togi.client.endpoint import NO_TOKENS, Tokens
 from togi.client.exchange import Exchange
 from togi.client.requests import AnyRequest, ChatRequest, CompletionRequest, EmbedRequest
-from togi.client.store import Name, keep_answer
+from togi.client.store import Name, keep_answer, read_answer
 from togi.client.transport import Reply
 from togi.client.troubles import STORED
 from togi.client.wire import usage_of
-from togi.client.wire_base import Broken
-from togi.core.errors import StageError
+from togi.client.wire_base import Broken, printable, shown
+from togi.core.errors import InputError, StageError
 from togi.core.records import SamplingParams
 from togi.core.seeds import digest
 
@@ -77,8 +77,7 @@ class Batches:
         """The requests without an answer."""
 
         def work(db: sqlite3.Connection) -> Asked:
-            found = "SELECT 1 FROM answers WHERE key = ? AND idx = ?"
-            return {name: request for name, request in asked.items() if db.execute(found, name).fetchone() is None}
+            return {name: request for name, request in asked.items() if read_answer(db, name) is None}
 
         return await self.exchange.write(work)
 
@@ -112,7 +111,7 @@ class Batches:
                 continue
             log.info("model %s: resuming batch %s", self.exchange.endpoint.name, row.batch or row.tag)
             sent = await self.exchange.control("GET", f"/files/{row.file}/content")
-            failed |= await self._finish(row, dict(map(_request_of, _lines(sent.body))))
+            failed |= await self._finish(row, dict(filter(None, map(_request_of, _lines(sent.body)))))
         return failed
 
     @property
@@ -157,7 +156,7 @@ class Batches:
         said = await self._ended(row)
         lines: list[Any] = []
         for key in ("output_file_id", "error_file_id"):
-            if said.get(key):
+            if isinstance(said.get(key), str):
                 reply = await self.exchange.control("GET", f"/files/{said[key]}/content")
                 lines += _lines(reply.body)
         if said["status"] == "failed" and not lines:
@@ -173,8 +172,8 @@ class Batches:
         """The id of the batch for a file that was sent. Starts the batch if the server does not have it yet."""
         reply = await self.exchange.control("GET", "/batches?limit=100")
         for each in _data(reply):
-            if (each.get("metadata") or {}).get("togi") == row.tag:
-                return str(each["id"])
+            if _part(each, "metadata").get("togi") == row.tag and isinstance(each.get("id"), str):
+                return each["id"]
         first = next(iter(asked.values()))
         path = self.exchange.dialect.call(first, self.exchange.endpoint.model).path
         wanted = {"input_file_id": row.file, "endpoint": f"/v1{path}", "completion_window": "24h"}
@@ -219,10 +218,10 @@ class Batches:
 
     def _read(self, request: AnyRequest, line: dict[str, Any]) -> Whole | Failure:
         """The answer in a line of a batch's output, or a Failure with the reason why there is none."""
-        response = line.get("response") or {}
+        response = _part(line, "response")
         body = response.get("body")
         if response.get("status_code") != 200:
-            words = str(line.get("error") or body)[:300]
+            words = printable(str(line.get("error") or body)[:300])
             if "max_completion_tokens" in words:
                 self.exchange.dialect.max_tokens = "max_completion_tokens"
             return Failure(reason="refused", message=words)
@@ -257,16 +256,23 @@ def _unbounded(account: Account) -> Account:
     return Account(account.run, account.model)
 
 
-def _request_of(line: dict[str, Any]) -> tuple[Name, AnyRequest]:
-    """The request in a line of a sent file, with only the fields that are needed to read its answer."""
-    body = line["body"]
+def _request_of(line: dict[str, Any]) -> tuple[Name, AnyRequest] | None:
+    """The request in a line of a sent file, with only the fields that are needed to read its answer; None if the server
+    has changed the line."""
+    try:
+        return _name_of(line), _request_in(line["body"])
+    except (KeyError, TypeError, AttributeError, InputError):
+        return None
+
+
+def _request_in(body: dict[str, Any]) -> AnyRequest:
     if "input" in body:
-        return _name_of(line), EmbedRequest(texts=tuple(body["input"]))
+        return EmbedRequest(texts=tuple(body["input"]))
     logprobs = body.get("top_logprobs", 0) if "messages" in body else body.get("logprobs", 0)
     params = SamplingParams(n=body["n"], stop=tuple(body.get("stop", ())), logprobs=logprobs)
     if "messages" in body:
-        return _name_of(line), ChatRequest(messages=(), params=params)
-    return _name_of(line), CompletionRequest(prompt=body["prompt"], params=params)
+        return ChatRequest(messages=(), params=params)
+    return CompletionRequest(prompt=body["prompt"], params=params)
 
 
 def _form(values: dict[str, str], content: bytes) -> bytes:
@@ -321,9 +327,14 @@ def _id(reply: Reply, what: str) -> str:
     return found
 
 
+def _part(value: dict[str, Any], key: str) -> dict[str, Any]:
+    """An object within an object; empty if it is missing or something else."""
+    found = value.get(key)
+    return found if isinstance(found, dict) else {}
+
+
 def _errors(said: dict[str, Any]) -> str:
-    errors = (said.get("errors") or {}).get("data") or []
-    return (
-        "; ".join(str(each.get("message", each)) for each in errors if isinstance(each, dict))[:300]
-        or "no reason given"
-    )
+    errors = _part(said, "errors").get("data")
+    found = [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
+    words = "; ".join(str(each["message"]) if "message" in each else shown(each) for each in found)
+    return printable(words[:300]) or "no reason given"

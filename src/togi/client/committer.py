@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from togi.client.store import SYNC_EVERY, StoreWriter
-from togi.core.errors import TogiError
 
 T = TypeVar("T")
 
@@ -20,31 +19,25 @@ class Committer:
     def __init__(self, path: Path) -> None:
         self._writer = StoreWriter(path)
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]] = []
+        self._works: list[Callable[[sqlite3.Connection], Any]] = []
+        self._group: asyncio.Task[list[Any]] | None = None
         self._synced = time.monotonic()
         self._syncing: asyncio.Future[None] | None = None
 
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Commits `work` and returns its result. Raises TogiError if the store cannot be written."""
-        if not self._waiting:
-            self._loop.call_soon(self._commit)
-        future = self._loop.create_future()
-        self._waiting.append((work, future))
-        return await future
+        """Commits `work` and returns its result. Raises TogiError if the store cannot be written, and any error of a
+        work that is committed together with this one."""
+        if not self._works or self._group is None:
+            self._group = self._loop.create_task(self._commit())
+        place = len(self._works)
+        self._works.append(work)
+        return (await asyncio.shield(self._group))[place]  # shielded: others wait for the same commit
 
-    def _commit(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        try:
-            results = self._writer.commit([work for work, _ in waiting])
-        except TogiError as error:
-            for _, future in waiting:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        for (_, future), result in zip(waiting, results, strict=True):
-            if not future.done():  # done: its task was cancelled meanwhile
-                future.set_result(result)
+    async def _commit(self) -> list[Any]:
+        works, self._works = self._works, []
+        results = self._writer.commit(works)
         self._sync()
+        return results
 
     def _sync(self) -> None:
         """Starts a sync of the commits, at most once per SYNC_EVERY seconds."""
@@ -55,8 +48,8 @@ class Committer:
 
     async def close(self) -> None:
         """Commits pending work, waits for the last sync and closes the store."""
-        if self._waiting:
-            self._commit()
+        if self._works:
+            await self._commit()
         if self._syncing is not None:
             await self._syncing
         await self._loop.run_in_executor(None, self._writer.sync)

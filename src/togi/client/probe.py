@@ -28,7 +28,7 @@ from togi.client.requests import (
     TextPair,
 )
 from togi.client.troubles import STORED, GivenUp, check_status, not_served
-from togi.client.wire_base import Broken, Call
+from togi.client.wire_base import Broken, Call, count, shown
 from togi.core.errors import InputError, StageError
 from togi.core.records import Message, SamplingParams
 
@@ -166,15 +166,15 @@ async def meet(exchange: Exchange) -> None:
     if reply.status == 401 or 300 <= reply.status < 400:
         check_status(reply, endpoint, f"{endpoint.bases[0]}/models")
     listed = _listed(reply.json()) if reply.status == 200 and _is_json(reply.body) else []
-    owners = {str(row.get("owned_by", "")).lower() for row in listed}
+    owners = {owner.lower() for row in listed if isinstance(owner := row.get("owned_by"), str)}
     dialect.speaks = endpoint.protocol
     if endpoint.protocol == "auto":
         dialect.speaks = next((name for name in KNOWN if name in owners), "openai")
     ours = next((row for row in listed if row.get("id") == endpoint.model), None)
-    if ours is not None and isinstance(ours.get("max_model_len"), int):
-        dialect.context = ours["max_model_len"]
+    if ours is not None:
+        dialect.context = count(ours.get("max_model_len"))
     if listed and ours is None and owners & {"vllm", "togi"}:
-        names = ", ".join(repr(row.get("id")) for row in listed[:8])
+        names = ", ".join(shown(row.get("id")) for row in listed[:8])
         raise not_served(endpoint, endpoint.urls[0], f"it serves {names}")
 
 

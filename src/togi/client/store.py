@@ -121,16 +121,18 @@ class StoreWriter:
     def commit(self, works: Sequence[Work]) -> list[Any]:
         """Runs all of `works` as one transaction and returns their results.
 
-        Raises StageError if the disk is full or another process holds the file, DamagedFile if it is damaged.
+        Raises StageError if the disk is full, another process holds the file or a number is too large for it,
+        DamagedFile if it is damaged.
         """
         try:
             self.db.execute("BEGIN IMMEDIATE")
             results = [work(self.db) for work in works]
             self.db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
+        except (sqlite3.Error, OverflowError) as error:
             raise meaning(self.path, error) from None
+        finally:
+            if self.db.in_transaction:  # an error, of whatever kind
+                self.db.execute("ROLLBACK")
         return results
 
     def sync(self) -> None:
@@ -180,8 +182,10 @@ def is_held(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
-def meaning(path: Path, error: sqlite3.Error) -> TogiError:
+def meaning(path: Path, error: sqlite3.Error | OverflowError) -> TogiError:
     """Converts an error of SQLite to one with a clear message."""
+    if isinstance(error, OverflowError):
+        return StageError(f"{path}: a number is too large to be stored ({error}); please report this as a bug")
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith("SQLITE_FULL"):
         return StageError(f"{path}: the disk is full; free some space and run the same command again")
@@ -197,10 +201,19 @@ def read_answer(db: sqlite3.Connection, name: Name) -> bytes | None:
     found = db.execute("SELECT seal, body FROM answers WHERE key = ? AND idx = ?", name).fetchone()
     if found is None:
         return None
-    if found[0] != _seal(name, found[1]):
-        log.warning("answer %s:%d is damaged; asking for it again", name[0].hex()[:16], name[1])
-        return None
-    return found[1]
+    if found[0] == _seal(name, found[1]) and _is_unicode(found[1]):
+        return found[1]
+    log.warning("answer %s:%d is damaged; asking for it again", name[0].hex()[:16], name[1])
+    return None
+
+
+def _is_unicode(body: bytes) -> bool:
+    """Whether an answer is valid Unicode; older versions of togi stored halves of surrogate pairs too."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def keep_answer(db: sqlite3.Connection, name: Name, model: str, body: bytes) -> bytes:

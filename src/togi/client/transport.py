@@ -14,6 +14,7 @@ from typing import Any, Literal
 import togi
 from togi.client.connection import Connections, Lost, Place, Unsent, place_of
 from togi.client.pacing import retry_after
+from togi.client.wire_base import reason_of
 
 Broke = Literal["unsent", "lost", "deadline"]
 
@@ -42,15 +43,11 @@ class Reply:
 
     def words(self) -> str:
         """The message of an error reply, in one line: that of its JSON, or its text."""
+        text = self.body.decode("utf-8", "replace")
         try:
-            value = self.json()
+            return reason_of(self.json()) or " ".join(text.split())[:300]
         except (ValueError, RecursionError):
-            value = self.body.decode("utf-8", "replace")
-        for key in ("error", "detail", "message"):
-            if isinstance(value, dict) and value.get(key):
-                value = value[key]
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        return " ".join(text.split())[:300]
+            return " ".join(text.split())[:300]
 
 
 class NoReply(Exception):

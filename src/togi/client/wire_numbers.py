@@ -10,7 +10,7 @@ import numpy as np
 
 from togi.client.answers import Scores, Vectors
 from togi.client.requests import EmbedRequest, ScoreRequest, TextPair, item_json
-from togi.client.wire_base import Broken, Call, fields, in_order, items, number, text
+from togi.client.wire_base import Broken, Call, check_error, fields, in_order, items, listed, number, text
 from togi.core.errors import InputError
 from togi.core.records import Message
 
@@ -50,23 +50,24 @@ def read_scores(request: ScoreRequest, value: Any, speaks: str, path: str) -> Sc
     """One score per item, in order. Raises Broken."""
     wanted = len(request.items)
     if isinstance(request.items[0], TextPair):
-        rows = in_order(items(fields(value, "the reply").get("data"), "scores", wanted), "scores")
+        rows = in_order(listed(value, "data", wanted), "scores")
         return Scores(scores=tuple(number(row.get("score"), "a score") for row in rows))
     if speaks == "togi":
         return _own_scores(value, wanted)
     if speaks == "sglang":
+        check_error(value)
         rows = [fields(row, "a score") for row in items(value, "scores", wanted)]
         return Scores(scores=tuple(_only(row.get("embedding"), "embedding") for row in rows))
-    rows = in_order(items(fields(value, "the reply").get("data"), "scores", wanted), "scores")
+    rows = in_order(listed(value, "data", wanted), "scores")
     if path == "/pooling":
         return Scores(scores=tuple(_last(row.get("data")) for row in rows))
     return Scores(scores=tuple(_only(row.get("probs"), "probs") for row in rows))
 
 
 def _own_scores(value: Any, wanted: int) -> Scores:
-    said = fields(value, "the reply")
-    found = items(said.get("scores"), "scores", wanted)
-    errors = items(said.get("errors") or [None] * wanted, "errors", wanted)
+    found = listed(value, "scores", wanted)
+    said = value.get("errors")
+    errors = [None] * wanted if said is None else items(said, "errors", wanted)
     return Scores(
         scores=tuple(
             number(score, "a score") if error is None else text(error, "an error")
@@ -96,14 +97,17 @@ def embeddings(request: EmbedRequest, model: str) -> Call:
 
 def read_embeddings(request: EmbedRequest, value: Any) -> Vectors:
     """One row per text, in order. Raises Broken."""
-    found = items(fields(value, "the reply").get("data"), "embeddings", len(request.texts))
+    found = listed(value, "data", len(request.texts))
     rows = [items(row.get("embedding"), "an embedding") for row in in_order(found, "embeddings")]
     if len({len(row) for row in rows}) > 1 or not rows[0]:
         raise Broken(f"embeddings of different widths: {sorted({len(row) for row in rows})}")
+    if any(type(each) not in (int, float) for row in rows for each in row):
+        raise Broken("an embedding contains a value that is not a number")
     try:
-        matrix = np.asarray(rows, np.float32)
-    except (TypeError, ValueError):
-        raise Broken("an embedding contains a value that is not a number") from None
+        with np.errstate(over="ignore"):  # a number above float32 becomes infinite, and is refused below
+            matrix = np.asarray(rows, np.float32)
+    except OverflowError:
+        raise Broken("an embedding contains a number that is not finite") from None
     if not np.isfinite(matrix).all():
         raise Broken("an embedding contains a number that is not finite")
     return Vectors(rows=matrix)

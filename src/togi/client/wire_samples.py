@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from togi.client.transport import Reply
-from togi.client.wire_base import Broken, Call, fields, items, number
+from togi.client.wire_base import Broken, Call, check_error, fields, items, listed, number, shown, text, token_ids
 
 SEEDS: Mapping[str, int] = {"togi": 2**64}
 """The number of seeds that a server accepts, if it is not 2**31."""
@@ -113,22 +113,27 @@ def _seed(seed: int, speaks: str) -> int:
 def read_sample(value: Any, speaks: str) -> Sampled:
     """The sample in a reply. Raises Broken."""
     if speaks == "sglang":
+        check_error(value, "meta_info")
         row = fields(value[0] if isinstance(value, list) and value else value, "a sample")
         meta = fields(row.get("meta_info"), "meta_info")
         end = fields(meta.get("finish_reason"), "finish_reason").get("type")
         return _sampled(row.get("output_ids"), _native(meta, "output_token_logprobs"), end, meta.get("weight_version"))
-    reply = fields(value, "the reply")
-    row = fields(items(reply.get("choices"), "choices", 1)[0], "a choice")
+    row = fields(listed(value, "choices", 1)[0], "a choice")
     logprobs = items(fields(row.get("logprobs"), "logprobs").get("token_logprobs"), "token_logprobs")
-    return _sampled(row.get("token_ids"), logprobs, row.get("finish_reason"), reply.get("weight_version"))
+    return _sampled(row.get("token_ids"), logprobs, row.get("finish_reason"), value.get("weight_version"))
 
 
 def _sampled(ids: Any, logprobs: list[Any], finish: Any, mark: Any) -> Sampled:
-    found = items(ids, "token ids", len(logprobs))
-    if not found or not all(isinstance(each, int) and each >= 0 for each in found):
-        raise Broken(f"token ids: {str(found)[:60]} are not token ids")
+    found = token_ids(ids, len(logprobs))
+    if not found:
+        raise Broken("token ids: the sample has none")
     known = tuple(number(each, "a log-probability") for each in logprobs)
-    return Sampled(tuple(found), known, str(finish), None if mark is None else str(mark))
+    return Sampled(found, known, text(finish, "finish_reason"), _mark(mark))
+
+
+def _mark(value: Any) -> str | None:
+    """The version of the weights, if the server reports it. Raises Broken."""
+    return None if value is None else text(value, "weight_version")
 
 
 def _native(meta: Mapping[str, Any], name: str) -> list[Any]:
@@ -153,16 +158,16 @@ def score(ids: tuple[int, ...], model: str, speaks: str, adapter: str) -> Call:
 def read_score(value: Any, speaks: str, count: int) -> tuple[tuple[float, ...], str | None]:
     """Log-probabilities of all `count` ids but the first, and the version of the server's weights. Raises Broken."""
     if speaks == "sglang":
+        check_error(value, "meta_info")
         row = fields(value[0] if isinstance(value, list) and value else value, "a reply")
         meta = fields(row.get("meta_info"), "meta_info")
         found, mark = _native(meta, "input_token_logprobs"), meta.get("weight_version")
     else:
-        reply = fields(value, "the reply")
-        row, mark = fields(items(reply.get("choices"), "choices", 1)[0], "a choice"), reply.get("weight_version")
+        row, mark = fields(listed(value, "choices", 1)[0], "a choice"), value.get("weight_version")
         found = items(fields(row.get("logprobs"), "logprobs").get("token_logprobs"), "token_logprobs")
     if len(found) < count:
         raise Broken(f"log-probabilities of a given text: received {len(found)}, expected {count}")
-    return tuple(number(each, "a log-probability") for each in found[1:count]), None if mark is None else str(mark)
+    return tuple(number(each, "a log-probability") for each in found[1:count]), _mark(mark)
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -188,4 +193,4 @@ def refusal(reply: Reply) -> str:
         value = reply.json()
     except (ValueError, RecursionError):
         return ""  # vLLM answers in plain text
-    return f"{value.get('message')!r}" if isinstance(value, dict) and value.get("success") is False else ""
+    return shown(value.get("message")) if isinstance(value, dict) and value.get("success") is False else ""

@@ -9,7 +9,20 @@ from typing import Any
 
 from togi.client.answers import Answer, Choice, Finish
 from togi.client.requests import ChatRequest, CompletionRequest, Generation, message_json
-from togi.client.wire_base import Broken, Call, fields, in_order, items, number, text
+from togi.client.wire_base import (
+    Broken,
+    Call,
+    check_error,
+    count,
+    fields,
+    in_order,
+    items,
+    listed,
+    number,
+    shown,
+    text,
+    token_ids,
+)
 
 STOPS_OF_OPENAI = 4
 """OpenAI refuses more stop strings; the client cuts answers at the others itself."""
@@ -17,6 +30,10 @@ ENDS: dict[str, Finish] = {
     "stop": "stop", "eos": "stop", "end_turn": "stop", "stop_sequence": "stop",
     "length": "length", "max_tokens": "length",
 }  # fmt: skip
+
+STOPPED = tuple(said for said, finish in ENDS.items() if finish == "stop")
+REASONING = ("reasoning_content", "reasoning")
+"""The fields in which servers return a model's reasoning."""
 
 Top = tuple[tuple[tuple[str, float], ...], ...]
 Logprobs = tuple[tuple[str, ...], tuple[float, ...], Top]
@@ -93,13 +110,24 @@ def read_chat(request: ChatRequest, value: Any) -> Answer:
     """The choices of a chat reply. Raises Broken."""
     choices = []
     for row in _choices(request, value):
-        content = fields(row.get("message"), "a choice's message").get("content")
-        written = "" if content is None else text(content, "a choice's content")
+        written = _written(row)
         tokens, logprobs, top = _chat_logprobs(request, row, written)
         choices.append(
             _choice(request, row, Choice(text=written, finish="stop", tokens=tokens, logprobs=logprobs, top=top))
         )
     return Answer(choices=tuple(choices))
+
+
+def _written(row: dict[str, Any]) -> str:
+    """The text of a chat's choice. Raises Broken if there is none because the model refused, or only reasoned."""
+    message = fields(row.get("message"), "a choice's message")
+    if message.get("content"):
+        return text(message["content"], "a choice's content")
+    if refusal := message.get("refusal"):
+        raise Broken(f"the model refuses to answer: {text(refusal, 'a refusal')[:300]}", filtered=True)
+    if row.get("finish_reason") in STOPPED and any(message.get(key) for key in REASONING):
+        raise Broken("the reply contains only the model's reasoning, and no answer")
+    return text(message.get("content") or "", "a choice's content")
 
 
 def read_completion(request: CompletionRequest, value: Any) -> Answer:
@@ -108,7 +136,7 @@ def read_completion(request: CompletionRequest, value: Any) -> Answer:
     for row in _choices(request, value):
         written = text(row.get("text"), "a choice's text")
         tokens, logprobs, top = _plain_logprobs(request, row, written)
-        ids = () if isinstance(request.prompt, str) else _ids(row.get("token_ids"))
+        ids = () if isinstance(request.prompt, str) else token_ids(row.get("token_ids"))
         made = Choice(text=written, finish="stop", token_ids=ids, tokens=tokens, logprobs=logprobs, top=top)
         choices.append(_choice(request, row, made))
     return Answer(choices=tuple(choices))
@@ -116,6 +144,7 @@ def read_completion(request: CompletionRequest, value: Any) -> Answer:
 
 def read_generate(request: CompletionRequest, value: Any) -> Answer:
     """The samples of SGLang's /generate. Raises Broken."""
+    check_error(value, "meta_info")
     rows = items(value if isinstance(value, list) else [value], "samples", request.params.n)
     return Answer(choices=tuple(_generated(request, fields(row, "a sample")) for row in rows))
 
@@ -130,26 +159,20 @@ def _generated(request: CompletionRequest, row: dict[str, Any]) -> Choice:
         found = items(meta.get("output_top_logprobs"), "output_top_logprobs", len(places))
         top = tuple(tuple(_place(each) for each in items(place, "top log-probabilities")) for place in found)
     said = {"finish_reason": end.get("type"), "stop_reason": end.get("matched")}
-    ids, written = _ids(row.get("output_ids")), text(row.get("text", ""), "a sample's text")
+    ids, written = token_ids(row.get("output_ids")), text(row.get("text", ""), "a sample's text")
     made = Choice(text=written, finish="stop", token_ids=ids, tokens=tokens, logprobs=logprobs, top=top)
     return _choice(request, said, made)
 
 
 def _place(place: Any) -> tuple[str, float]:
     logprob, token, written = items(place, "a log-probability", 3)
-    return written if isinstance(written, str) else f"token_id:{token}", number(logprob, "a log-probability")
+    if written is None and count(token) is not None:
+        written = f"token_id:{token}"
+    return text(written, "a token"), number(logprob, "a log-probability")
 
 
 def _choices(request: Generation, value: Any) -> list[dict[str, Any]]:
-    found = items(fields(value, "the reply").get("choices"), "choices", request.params.n)
-    return in_order(found, "choices")
-
-
-def _ids(value: Any) -> tuple[int, ...]:
-    ids = items(value, "token ids")
-    if not all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in ids):
-        raise Broken(f"token ids: {str(ids)[:60]} are not all token ids")
-    return tuple(ids)
+    return in_order(listed(value, "choices", request.params.n), "choices")
 
 
 def _choice(request: Generation, row: dict[str, Any], made: Choice) -> Choice:
@@ -158,8 +181,8 @@ def _choice(request: Generation, row: dict[str, Any], made: Choice) -> Choice:
     said = row.get("finish_reason")
     if said == "content_filter":
         raise Broken("the provider's filter withheld the answer", filtered=True)
-    if said not in ENDS:
-        raise Broken(f"a choice is incomplete: its finish_reason is {said!r}")
+    if not isinstance(said, str) or said not in ENDS:
+        raise Broken(f"a choice is incomplete: its finish_reason is {shown(said)}")
     finish = ENDS[said]
     if finish == "stop" and row.get("stop_reason") in request.params.stop:
         finish = "stop_string"
@@ -198,7 +221,7 @@ def _tokens_of(tokens: Sequence[str], characters: int) -> int:
 def _chat_logprobs(request: ChatRequest, row: dict[str, Any], written: str) -> Logprobs:
     if not request.params.logprobs:
         return (), (), ()
-    content = (row.get("logprobs") or {}).get("content")
+    content = fields(row.get("logprobs"), "logprobs").get("content")
     places = [fields(place, "an entry of logprobs") for place in items(content, "logprobs")]
     _some(places, written)
     tokens = tuple(text(place.get("token"), "a token") for place in places)
@@ -224,7 +247,8 @@ def _plain_logprobs(request: CompletionRequest, row: dict[str, Any], written: st
 
 
 def _ranked(place: Any) -> tuple[tuple[str, float], ...]:
-    pairs = [(token, number(value, "a log-probability")) for token, value in fields(place, "top_logprobs").items()]
+    found = fields(place, "top_logprobs").items()
+    pairs = [(text(token, "a token"), number(value, "a log-probability")) for token, value in found]
     return tuple(sorted(pairs, key=lambda pair: -pair[1]))
 
 

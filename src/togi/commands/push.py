@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,19 +68,32 @@ def _files(wanted: Wanted) -> dict[str, int]:
     folder = wanted.folder
     if not folder.is_dir():
         raise RecipeError(f"command line: {folder}: there is no such folder; `togi export` writes one")
-    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(_visible(folder))}
+    found = sorted(_visible(folder))
+    _refuse_links(folder, found)
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
     needed = ("*.parquet",) if wanted.what == "dataset" else ("*.safetensors", "*.gguf")
     if not any(Path(name).match(pattern) for name in files for pattern in needed):
         other = "leave --dataset out" if wanted.what == "dataset" else "a data set needs --dataset"
         raise RecipeError(
             f"command line: {folder} has no {' and no '.join(needed)}, so it is not a {wanted.what}; {other}"
         )
-    pickles = [name for name in files if name.endswith(PICKLES)]
+    pickles = [name for name in files if name.lower().endswith(PICKLES)]
     if pickles:
         raise InputError(
             f"{folder / pickles[0]}: a pickle runs code when it is loaded, so it is not published; remove it"
         )
     return files
+
+
+def _refuse_links(folder: Path, found: Sequence[Path]) -> None:
+    """Raises InputError for a file that lies elsewhere, since its publisher may not know what a link names."""
+    inside = folder.resolve()
+    for path in found:
+        if inside not in path.resolve().parents:
+            raise InputError(
+                f"{path}: is a link to {path.resolve()}, outside the folder, so it is not published; put a copy in its "
+                "place, or remove it"
+            )
 
 
 def _visible(folder: Path) -> Iterator[Path]:

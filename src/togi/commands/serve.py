@@ -37,6 +37,9 @@ MOST_FILES = 65536
 OWN_FILES = 128
 """Open files that are not connections: the model's, the log, the event loop's."""
 
+UNUSED = "chatml"
+"""A template for folders from which only the weights are used, since they need not have one."""
+
 OWN = ("127.0.0.1", "localhost", "::1")
 Sources = Mapping[str, ModelSource]
 
@@ -119,7 +122,8 @@ def _speaking(name: str, source: ModelSource, cache: Path, place: Place) -> tupl
 def _weights(net: Any, cache: Path, folder: str) -> dict[str, Any]:
     """The weights in a folder, of a model or of an adapter for it, by their names in `net`. Raises InputError if they
     do not fit the network."""
-    found = dict(load(ModelSource(kind="path", name=folder), cache, dtype=net.dtype).net.named_parameters())
+    source = ModelSource(kind="path", name=folder, template=UNUSED)
+    found = dict(load(source, cache, dtype=net.dtype).net.named_parameters())
     own = dict(net.named_parameters())
     wrong = [name for name in own if name not in found or found[name].shape != own[name].shape]
     if wrong or len(found) != len(own):

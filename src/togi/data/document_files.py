@@ -5,6 +5,7 @@ A row of a list has `content` (or `text`) and optionally a `title`.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from togi.core.errors import InputError
 from togi.data.chunks import chunks
 from togi.data.files import files_under
-from togi.data.html_text import page_text
+from togi.data.html_text import declared_encoding, page_text
 from togi.data.rows import SUFFIXES, read_rows
 from togi.data.values import BadRow, kind_of
 from togi.text.grounded import Shown
@@ -116,8 +117,9 @@ def _split(file: str, item: int, shown: Shown, longest: int) -> Iterator[Part]:
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
-_HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*\s*$", re.M)
-_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?([A-Za-z0-9_-]+)""", re.I)
+_HEADING = re.compile(r"^#{1,6}[ \t]+(\S.*)", re.M)
+_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+"""The marks at the beginning of a file that name its encoding, whatever else it declares."""
 
 
 def _cut(path: Path, name: str, longest: int) -> Iterator[Part]:
@@ -138,37 +140,37 @@ def _text_of(path: Path) -> tuple[str, str, Callable[[int], int]]:
     """A file's text, its title, and a function that returns the line of a position in the text."""
     kind = path.suffix.lower()
     if kind in HTML:
-        page = page_text(_decoded(path, _charset(path)))
+        page = page_text(_decoded(path, page=True))
         return page.text, page.title or _first_heading(page.text) or path.stem, page.line
-    text = _decoded(path, "utf-8")
+    text = _decoded(path)
     title = _first_heading(text) if kind in MARKDOWN else ""
     return text, title or path.stem, _line_counter(text)
 
 
 def _first_heading(text: str) -> str:
+    """The first heading, without the marks that may close it."""
     found = _HEADING.search(text)
-    return found[1] if found else ""
+    words = found[1].rstrip() if found else ""
+    opened = words.rstrip("#")
+    return opened.rstrip() if opened[-1:].isspace() else words
 
 
 def _line_counter(text: str) -> Callable[[int], int]:
-    return lambda place: text.count("\n", 0, place) + 1
+    ends = [match.start() for match in re.finditer("\n", text)]
+    return lambda place: bisect_left(ends, place) + 1
 
 
-def _charset(path: Path) -> str:
-    """The encoding that a page declares in its first kilobyte, else UTF-8."""
-    with path.open("rb") as handle:
-        found = _CHARSET.search(handle.read(1024))
-    return found[1].decode() if found else "utf-8"
-
-
-def _decoded(path: Path, encoding: str) -> str:
-    """The text of a file in this encoding. Raises InputError if the file is not in it, or if the encoding is
-    unknown."""
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+def _decoded(path: Path, page: bool = False) -> str:
+    """The text of a file: in the encoding of its first bytes, that a `page` declares, or UTF-8. Raises InputError if
+    the file is not in it."""
+    raw = path.read_bytes()
+    label, codec = declared_encoding(raw) if page else ("", "utf-8")
+    codec = next((name for mark, name in _MARKS.items() if raw.startswith(mark)), codec)
     try:
-        text = raw.decode(encoding)
-    except (UnicodeDecodeError, LookupError):
-        raise InputError(f"{path}: is not {encoding} text; save the file as UTF-8, or remove it") from None
+        text = raw.decode(codec)
+    except UnicodeDecodeError:
+        declared = f" (it declares {label!r})" if label else ""
+        raise InputError(f"{path}: is not {codec} text{declared}; save the file as UTF-8, or remove it") from None
     return text.replace("\r\n", "\n")
 
 

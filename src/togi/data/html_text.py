@@ -1,8 +1,34 @@
 """The text of an HTML page: headings, paragraphs, lists and cells on separate lines, without scripts and styles."""
 
+import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+
+_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([^\s"'/>;]+)""", re.I)
+_COMMENT = re.compile(rb"<!--.*?(?:-->|$)", re.S)
+_LABELS = {
+    "utf-8": "utf-8 utf8 unicode-1-1-utf-8 utf-16 utf-16le utf-16be unicode ucs-2 iso-10646-ucs-2",
+    "cp1252": "windows-1252 cp1252 x-cp1252 iso-8859-1 iso8859-1 iso88591 iso_8859-1 iso_8859-1:1987 latin1 l1 "
+    "us-ascii ascii ansi_x3.4-1968 cp819 ibm819 x-user-defined",
+    "cp1254": "windows-1254 cp1254 x-cp1254 iso-8859-9 iso8859-9 iso88599 iso_8859-9 latin5 l5",
+    "cp874": "windows-874 dos-874 tis-620 iso-8859-11 iso8859-11",
+    "cp866": "ibm866 cp866 866 csibm866",
+    "koi8_r": "koi8-r koi8 koi koi8_r cskoi8r",
+    "koi8_u": "koi8-u koi8-ru",
+    "mac_roman": "macintosh mac x-mac-roman csmacintosh",
+    "mac_cyrillic": "x-mac-cyrillic x-mac-ukrainian",
+    "gb18030": "gb18030 gbk x-gbk gb2312 gb_2312 gb_2312-80 csgb2312 chinese iso-ir-58",
+    "big5hkscs": "big5 big5-hkscs cn-big5 csbig5 x-x-big5",
+    "euc_jp": "euc-jp x-euc-jp cseucpkdfmtjapanese",
+    "iso2022_jp": "iso-2022-jp csiso2022jp",
+    "cp932": "shift_jis shift-jis sjis x-sjis ms_kanji ms932 windows-31j csshiftjis",
+    "cp949": "euc-kr cseuckr korean ks_c_5601-1987 ks_c_5601-1989 ksc5601 ksc_5601 windows-949",
+    **{f"cp{page}": f"windows-{page} cp{page} x-cp{page}" for page in (1250, 1251, 1253, 1255, 1256, 1257, 1258)},
+    **{f"iso8859-{n}": f"iso-8859-{n} iso8859-{n} iso_8859-{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)},
+}
+"""Encodings of pages by Python's codec. A page that can be read this far is not UTF-16, so that label means UTF-8."""
+CODECS = {label: codec for codec, labels in _LABELS.items() for label in labels.split()}
 
 UNSEEN = ("script", "style", "template", "noscript", "svg")
 HEADINGS = {f"h{level}": f"{'#' * level} " for level in range(1, 7)}
@@ -32,17 +58,24 @@ def page_text(html: str) -> PageText:
     parser = _Reader()
     parser.feed(html)
     parser.close()
-    found = parser.page
-    found.title = " ".join(parser.title.split())
-    found.text = found.text.rstrip()
-    return found
+    return PageText(" ".join("".join(parser.title).split()), "".join(parser.written).rstrip(), parser.marks)
+
+
+def declared_encoding(page: bytes) -> tuple[str, str]:
+    """The encoding that a page declares in its first kilobyte, as the page writes it ("" if it does not), and Python's
+    codec for it: that of the WHATWG's Encoding Standard, and UTF-8 without a declaration or for an unknown one."""
+    found = _CHARSET.search(_COMMENT.sub(b"", page[:1024]))
+    label = found[1].decode("ascii", "replace") if found else ""
+    return label, CODECS.get(label.lower(), "utf-8")
 
 
 class _Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.page = PageText()
-        self.title = ""
+        self.marks: list[tuple[int, int]] = []
+        self.written: list[str] = []
+        self.length = 0
+        self.title: list[str] = []
         self.unseen = 0
         self.kept = 0  # inside <pre>, where white space is kept
         self.in_title = False
@@ -56,7 +89,7 @@ class _Reader(HTMLParser):
         if tag in HEADINGS or tag == "li":
             self._write(HEADINGS.get(tag, "- "))
             self.gap = ""
-        if tag in ("td", "th") and self.page.text and not self.page.text.endswith("\n") and "\n" not in self.gap:
+        if tag in ("td", "th") and self._last not in ("", "\n") and "\n" not in self.gap:
             self._write(" | ")
 
     def handle_endtag(self, tag: str) -> None:
@@ -67,7 +100,7 @@ class _Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.in_title:
-            self.title += data
+            self.title.append(data)
         elif not self.unseen and self.kept:
             self._write(data)
         elif not self.unseen:
@@ -86,9 +119,14 @@ class _Reader(HTMLParser):
         self.gap = max(self.gap, border, key=lambda gap: gap.count("\n"))
 
     def _write(self, text: str) -> None:
-        page = self.page
-        lead = self.gap if page.text and not (self.gap == " " and page.text[-1].isspace()) else ""
+        last = self._last
+        lead = self.gap if last and not (self.gap == " " and last.isspace()) else ""
         self.gap = ""
-        page.text += lead
-        page.marks.append((len(page.text), self.getpos()[0]))
-        page.text += text
+        self.marks.append((self.length + len(lead), self.getpos()[0]))
+        self.length += len(lead) + len(text)
+        self.written += [each for each in (lead, text) if each]
+
+    @property
+    def _last(self) -> str:
+        """The last character so far, or an empty text."""
+        return self.written[-1][-1] if self.written else ""

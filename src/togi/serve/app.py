@@ -15,9 +15,12 @@ from starlette.exceptions import HTTPException
 
 from togi.core.errors import InputError, RecipeError, StageError
 from togi.serve.limits import Counts, Guard, Limits
+from togi.serve.wrong_bodies import wrong_body
 
 GONE = 499
 """The status for a request whose client disconnected. Nobody receives it."""
+
+ENDING = "the server is ending, before this answer is complete; send the request again later"
 
 T = TypeVar("T")
 
@@ -48,6 +51,7 @@ SENT = refusals(
     s404="The model is not served here.",
     s408="The body did not arrive in time.",
     s413="The body is too long.",
+    s503="The server is ending.",
 )
 """The errors of every request with a body."""
 
@@ -123,7 +127,7 @@ def new_app(
     )
     counts = app.state.counts = Counts()
     app.add_api_route("/metrics", counts.page, methods=["GET"], response_class=PlainTextResponse)
-    app.add_middleware(Guard, limits=served.limits, counts=counts)
+    app.add_middleware(Guard, limits=served.limits, counts=counts, farewell=error_value(503, ENDING))
     return app
 
 
@@ -194,12 +198,6 @@ def _failed(request: Request, found: Exception) -> Response:
 
 
 def _bad_body(request: Request, found: Exception) -> Response:
-    """An error that names the first invalid parameter and its allowed values."""
+    """An error that names an invalid parameter and its allowed values."""
     assert isinstance(found, RequestValidationError)
-    first = found.errors()[0]
-    path = [str(part) for part in first["loc"] if part != "body"]
-    name = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        return error(400, f"{name}: this server does not support it, and ignores nothing silently; leave it out", name)
-    what = first["msg"].removeprefix("Value error, ")
-    return error(400, f"{name}: {what}" if name else what, name or None)
+    return error(400, *wrong_body(found.errors(), found.body, request.headers.get("content-type", "")))

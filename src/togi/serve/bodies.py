@@ -8,10 +8,11 @@ Names and meanings are OpenAI's; `top_k`, `min_p`, `repetition_penalty`, `stop_t
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from togi.core.errors import InputError
 from togi.core.records import Message, SamplingParams
+from togi.data.values import HALF
 
 MAX_TOKENS = 1024
 """The default for `max_tokens`; less if the context has less room."""
@@ -46,16 +47,14 @@ UNREAD = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 """Parameters that describe the client and change no answer."""
 
 
-def _whole(text: str) -> str:
+def _whole(value: Any) -> Any:
     """Refuses half of a surrogate pair, which JSON allows but no tokenizer can read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair is not valid Unicode; send whole characters") from None
-    return text
+    if isinstance(value, str) and HALF.search(value):
+        raise ValueError("half of a surrogate pair is not valid Unicode; send whole characters")
+    return value
 
 
-Text = Annotated[str, AfterValidator(_whole)]
+Text = Annotated[str, BeforeValidator(_whole)]
 
 
 class Body(BaseModel):
@@ -214,7 +213,8 @@ class TokenizeBody(Body):
 
 class WeightsBody(BaseModel):
     """POST /update_weights_from_disk, as in SGLang: a folder with a model of the same shape, or with an adapter for it.
-    Later answers include `weight_version`. `model` selects one of several served models."""
+    Answers of these weights include `weight_version`; in a stream, every chunk that the engine has computed does.
+    `model` selects one of several served models."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -33,7 +33,7 @@ from togi.serve.shapes import (
     text_of,
     usage,
 )
-from togi.text.render import render_prompt
+from togi.serve.texts import Texts
 from togi.text.template import Template
 
 NO_LIMIT = 2**31
@@ -77,7 +77,8 @@ def chat_app(
             model.loop.start(died)
         yield
         for model in models:
-            model.loop.stop()
+            model.texts.close()
+            await asyncio.to_thread(model.loop.stop)
 
     app = new_app(served, lambda: not any(model.loop.ended for model in models), lifespan, [each for each, _ in beside])
     routes = _Routes(models, served.limits, app.state.counts)
@@ -107,15 +108,15 @@ class _Routes:
 
     async def chat(self, body: ChatBody, http: HttpRequest) -> Response:
         """POST /v1/chat/completions"""
-        return await self._answered(self._model(body).chat(body, self._counts), http)
+        return await self._answered(body, http, lambda model: model.chat(body, self._counts))
 
     async def completions(self, body: CompletionBody, http: HttpRequest) -> Response:
         """POST /v1/completions"""
-        return await self._answered(self._model(body).completions(body, self._counts), http)
+        return await self._answered(body, http, lambda model: model.completions(body, self._counts))
 
     async def tokenize(self, body: TokenizeBody) -> Response:
         """POST /tokenize"""
-        return self._model(body, asks=False).tokenize(body)
+        return await self._model(body).tokenize(body)
 
     async def take_weights(self, body: WeightsBody) -> Response:
         """POST /update_weights_from_disk"""
@@ -127,21 +128,25 @@ class _Routes:
         await model.take_weights(body.model_path, body.weight_version)
         return JSONResponse({"success": True, "message": f"{name} now has the weights of {body.model_path}"})
 
-    def _model(self, body: Body, asks: bool = True) -> "_Model":
+    def _model(self, body: Body) -> "_Model":
         """The model that a body names. Raises HTTPException if it is not served, or too many requests are waiting."""
         model = self._models.get(body.model)
         if model is None:
             names = " or ".join(repr(name) for name in self._models)
             raise HTTPException(404, f"the model {body.model!r} is not served here; this is {names}")
-        if asks and model.loop.waiting >= self._limits.waiting:
+        if model.waiting >= self._limits.waiting:
             raise HTTPException(
-                429, f"{model.loop.waiting} requests are in progress, the most that this server accepts; retry later",
+                429, f"{model.waiting} requests are in progress, the most that this server accepts; retry later",
                 {"Retry-After": "1"},
             )  # fmt: skip
         return model
 
-    async def _answered(self, work: Awaitable[Response], http: HttpRequest) -> Response:
-        found = await unless_gone(http, work, self._limits.seconds)
+    async def _answered(
+        self, body: Sampled, http: HttpRequest, work: Callable[["_Model"], Awaitable[Response]]
+    ) -> Response:
+        if body.stream and http.scope["http_version"] == "1.0":
+            raise InputError("stream: HTTP/1.0 cannot carry a stream; use HTTP/1.1, or leave stream out")
+        found = await unless_gone(http, work(self._model(body)), self._limits.seconds)
         return gone() if found is None else found
 
 
@@ -152,76 +157,81 @@ class _Model:
         self.served = served
         self.speaker = speaker
         self.loop = EngineLoop(speaker.engine)
+        self.texts = Texts(speaker.tokenizer, speaker.template, served.limit)
         self._numbers = itertools.count()
-        self._version: dict[str, str] = {}
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests without a complete answer."""
+        return self.loop.waiting + self.texts.waiting
 
     async def chat(self, body: ChatBody, counts: Counts) -> Response:
         """The answer to a conversation."""
         if body.top_logprobs is not None and not body.logprobs:
             raise InputError("top_logprobs needs logprobs: true")
-        messages = [turn.message for turn in body.messages]
-        ids = render_prompt(self.speaker.template, self.speaker.tokenizer, messages)
+        ids = await self.texts.of_messages([turn.message for turn in body.messages])
         request, about = self._request(body, ids, body.top_logprobs or 0, ()), self._about("chat.completion")
         if body.stream:
             return self._stream(request, body, {**about, "object": "chat.completion.chunk"}, _delta, counts)
         found = await self.loop.answers([request])
-        choices = [self._chat_choice(body, index, one) for index, one in enumerate(found[0])]
+        choices = [self._chat_choice(body, index, one) for index, one in enumerate(found.completions[0])]
         told = {"prompt_token_ids": ids} if body.return_token_ids else {}
-        used = self._used([len(ids)], found, counts)
-        return JSONResponse({**about, "choices": choices, "usage": used, **told})
+        used = self._used([len(ids)], found.completions, counts)
+        return JSONResponse({**about, "choices": choices, "usage": used, **told, **_version(found.version)})
 
     async def completions(self, body: CompletionBody, counts: Counts) -> Response:
         """The continuation of texts."""
         ends = () if body.ignore_eos or self.speaker.end_of_text is None else (self.speaker.end_of_text,)
-        prompts = self._prompts(body.prompt)
-        requests = [self._request(body, ids, body.logprobs or 0, ends) for ids in prompts] if body.writes else []
+        prompts = await self._prompts(body.prompt)
+        requests = [self._request(body, ids, body.logprobs or 0, ends) for ids in prompts]
         about = self._about("text_completion")
         if body.stream:
             if len(prompts) > 1 or body.echo:
                 raise InputError("stream: only for one prompt, without echo; send each prompt in its own request")
             return self._stream(requests[0], body, about, _text, counts)
-        version = self._version
-        found = await self.loop.answers(requests) if body.writes else [[NOTHING] for _ in prompts]
-        read = await self._read(body, prompts)
-        every = [(place, one) for place, group in enumerate(found) for one in group]
+        if not body.writes:
+            self._check_settings(requests[0])
+        found = await self.loop.answers(requests if body.writes else [], self._reading(body, prompts))
+        groups = found.completions if body.writes else [[NOTHING] * each.params.n for each in requests]
+        read = found.read or [None] * len(prompts)
+        every = [(place, one) for place, group in enumerate(groups) for one in group]
         choices = [
             self._text_choice(body, index, prompts[place], one, read[place]) for index, (place, one) in enumerate(every)
         ]
-        used = self._used([len(ids) for ids in prompts], found, counts)
-        return JSONResponse({**about, "choices": choices, "usage": used, **version})
+        used = self._used([len(ids) for ids in prompts], groups, counts)
+        return JSONResponse({**about, "choices": choices, "usage": used, **_version(found.version)})
 
-    def tokenize(self, body: TokenizeBody) -> Response:
-        """The tokens of a text or of a conversation."""
+    async def tokenize(self, body: TokenizeBody) -> Response:
+        """The tokens of a text or of a conversation, of any length."""
         if body.messages is not None:
-            messages = [turn.message for turn in body.messages]
-            ids = render_prompt(self.speaker.template, self.speaker.tokenizer, messages)
+            ids = await self.texts.of_messages([turn.message for turn in body.messages], bounded=False)
         else:
-            ids = self.speaker.tokenizer(body.prompt or "", add_special_tokens=body.add_special_tokens)["input_ids"]
-        return JSONResponse({"count": len(ids), "max_model_len": self.served.limit, "tokens": list(ids)})
+            special = body.add_special_tokens
+            (ids,) = await self.texts.of_texts([body.prompt or ""], bounded=False, special=special)
+        return JSONResponse({"count": len(ids), "max_model_len": self.served.limit, "tokens": ids})
 
     async def take_weights(self, folder: str, version: str | None) -> None:
         """Reads weights while requests are answered, and installs them after those in progress; later requests wait."""
         assert self.speaker.weights is not None
         weights = await asyncio.to_thread(self.speaker.weights, folder)
 
-        def take() -> None:
-            self.speaker.engine.publish(weights.items())
-            self._version = {"weight_version": version or folder}
+        await self.loop.update(lambda: self.speaker.engine.publish(weights.items()), version or folder)
 
-        await self.loop.update(take)
-
-    async def _read(self, body: CompletionBody, prompts: Sequence[Sequence[int]]) -> Sequence[TextLogprobs | None]:
-        """The log-probabilities of the prompts, or None for each if the body does not ask for them."""
-        if not body.echo or body.logprobs is None:
-            return [None] * len(prompts)
-        if self.speaker.read is None:
+    def _reading(
+        self, body: CompletionBody, prompts: Sequence[Sequence[int]]
+    ) -> Callable[[], Sequence[TextLogprobs]] | None:
+        """Computes the log-probabilities of the prompts; None if the body does not ask for them."""
+        top, read = body.logprobs, self.speaker.read
+        if not body.echo or top is None:
+            return None
+        if read is None:
             raise InputError("echo: this server returns no log-probabilities of prompts; leave out logprobs or echo")
         longest = max(map(len, prompts))
         if self.served.limit is not None and longest > self.served.limit:
             raise InputError(
                 f"prompt: it has {longest} tokens, but the model's context is {self.served.limit}; shorten it"
             )
-        return [await asyncio.to_thread(self.speaker.read, ids, body.logprobs) for ids in prompts]
+        return lambda: [read(ids, top) for ids in prompts]
 
     def _used(self, prompts: Sequence[int], found: Sequence[Sequence[Completion]], counts: Counts) -> dict[str, int]:
         used = usage(prompts, found)
@@ -230,21 +240,18 @@ class _Model:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def _prompts(self, prompt: str | list[int] | list[str] | list[list[int]]) -> list[list[int]]:
+    async def _prompts(self, prompt: str | list[int] | list[str] | list[list[int]]) -> list[list[int]]:
         if not prompt:
             raise InputError("prompt: it is empty; give a text or token ids")
         several: Any = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
         if len(several) > self.served.limits.waiting:
             raise InputError(f"prompt: {len(several)} prompts in one request; at most {self.served.limits.waiting}")
-        found = [self._ids(each) if isinstance(each, str) else list(each) for each in several]
+        found = await self.texts.of_texts(several) if isinstance(several[0], str) else several
         for ids in found:
             if not ids:
                 raise InputError("prompt: one prompt has no tokens; it needs at least one")
             self.served.check_ids(ids)
         return found
-
-    def _ids(self, text: str) -> list[int]:
-        return list(self.speaker.tokenizer(text, add_special_tokens=True)["input_ids"])
 
     def _request(self, body: Sampled, ids: Sequence[int], logprobs: int, ends: tuple[int, ...]) -> Request:
         room = NO_LIMIT if self.served.limit is None else self.served.limit - len(ids)
@@ -257,6 +264,11 @@ class _Model:
             stream=bool(body.stream),
             end_ids=(*ends, *(body.stop_token_ids or ())),
         )
+
+    def _check_settings(self, request: Request) -> None:
+        """Raises InputError for the sampling settings of a request that generates nothing, if they are not allowed."""
+        params = replace(request.params, max_tokens=1)
+        self.loop.engine.check(replace(request, prompt_ids=request.prompt_ids[:1], params=params))
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
@@ -310,7 +322,8 @@ class _Model:
         piece: "_Piece",
         counts: Counts,
     ) -> Response:
-        if body.logprobs or body.return_token_ids:
+        wanted = body.logprobs is not None and body.logprobs is not False  # 0 asks for those of the sampled tokens
+        if wanted or body.return_token_ids:
             raise InputError("stream: log-probabilities and token ids are not streamed; leave stream out")
         self.loop.engine.check(request)
         options = body.stream_options
@@ -323,16 +336,19 @@ class _Model:
         self, request: Request, about: dict[str, Any], piece: "_Piece", with_usage: bool, counts: Counts
     ) -> AsyncIterator[str]:
         ended: list[Completion] = []
+        version: dict[str, str] = {}
         for index in range(request.params.n):
             yield _sent({**about, "choices": [piece(index, "", None)]})
         try:
-            async with aclosing(self.loop.events(request, self.served.limits.seconds)) as events:
+            async with aclosing(
+                self.loop.events(request, self.served.limits.seconds, lambda mark: version.update(_version(mark)))
+            ) as events:
                 async for event in events:
                     done = event.completion
                     if done is not None:
                         ended.append(done)
                     reason = None if done is None else REASONS[done.stop]
-                    yield _sent({**about, "choices": [piece(event.index, event.text, reason)]})
+                    yield _sent({**about, "choices": [piece(event.index, event.text, reason)], **version})
         except (TimeoutError, StageError) as failed:  # as an event, because the status has been sent already
             yield _sent(error_value(504 if isinstance(failed, TimeoutError) else 500, str(failed)))
             return
@@ -352,6 +368,11 @@ def _delta(index: int, text: str, reason: str | None) -> dict[str, Any]:
 
 def _text(index: int, text: str, reason: str | None) -> dict[str, Any]:
     return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+
+
+def _version(mark: str | None) -> dict[str, str]:
+    """The version of the weights that computed an answer, once they were updated."""
+    return {} if mark is None else {"weight_version": mark}
 
 
 def _sent(value: Mapping[str, Any]) -> str:

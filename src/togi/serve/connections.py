@@ -13,6 +13,7 @@ from togi.serve.limits import Limits
 
 HEAD_BYTES = 64 * 2**10
 """The most bytes in all headers of a request together."""
+LONG_HEAD = f"the headers have more than {HEAD_BYTES:,} bytes; shorten them"
 
 
 def server_config(app: Any, limits: Limits, **more: Any) -> uvicorn.Config:
@@ -34,6 +35,7 @@ class Connection(HttpToolsProtocol):
         self._waits: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._in_head, self._heads, self._head_bytes = True, 0, 0
+        self._read_bytes = 0  # of the lines of a head that the parser has read
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 
@@ -55,17 +57,29 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         self._head_bytes = self._head_bytes + len(data) if self._in_head and heads == self._heads else 0
         if self._head_bytes > HEAD_BYTES:
-            self._refuse(431, f"the headers have more than {HEAD_BYTES:,} bytes; shorten them")
+            self._refuse(431, LONG_HEAD)
         self._wait()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = True
+        self._in_head, self._read_bytes = True, 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._read_bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._read_bytes += len(name) + len(value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._heads += 1
+        app = self.app
+        if self._read_bytes > HEAD_BYTES:  # they came all at once
+            self.app = cast(Any, error(431, LONG_HEAD, headers={"connection": "close"}))
         super().on_headers_complete()
+        self.app = app
 
     def _wait(self) -> None:
         """Limits the time until the headers are complete. The body then has its own limit."""

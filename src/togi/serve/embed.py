@@ -29,7 +29,7 @@ def embed_app(served: Served, embedder: CountingEmbedder) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        thread.shutdown()
+        await asyncio.to_thread(thread.shutdown)
 
     async def embeddings(body: EmbedBody) -> Response:
         """POST /v1/embeddings {model, input: one text or several} -> {data: [{index, embedding}], usage}, in the order
@@ -39,6 +39,7 @@ def embed_app(served: Served, embedder: CountingEmbedder) -> FastAPI:
         rows, tokens = await asyncio.get_running_loop().run_in_executor(thread, embedder.embed_counted, texts)
         data = [{"object": "embedding", "index": i, "embedding": _written(body, row)} for i, row in enumerate(rows)]
         used = {"prompt_tokens": tokens, "total_tokens": tokens}
+        app.state.counts.used(served.name, {**used, "completion_tokens": 0})
         return JSONResponse({"object": "list", "data": data, "model": served.name, "usage": used})
 
     app = new_app(served, lambda: True, lifespan)

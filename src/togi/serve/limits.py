@@ -1,8 +1,9 @@
 """The limits of a server on the size and duration of requests, and the metrics that it counts."""
 
 import asyncio
+import json
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+EVENTS = b"text/event-stream"
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
 """The bucket bounds of the histogram of durations."""
 
@@ -56,31 +58,48 @@ class Counts:
 
 
 class Guard:
-    """Wraps an app: counts every request, by path if the app has a route for it, and refuses bodies that are too long
-    or too slow."""
+    """Wraps an app: counts every request, by path if the app has a route for it, refuses bodies that are too long or
+    too slow, and answers with the error `farewell` what is cut short because the server ends."""
 
-    def __init__(self, app: App, limits: Limits, counts: Counts) -> None:
-        self.app, self.limits, self.counts = app, limits, counts
+    def __init__(self, app: App, limits: Limits, counts: Counts, farewell: Mapping[str, Any]) -> None:
+        self.app, self.limits, self.counts, self.farewell = app, limits, counts, farewell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         status, began = 500, time.monotonic()
+        start: MutableMapping[str, Any] = {}
 
         async def noted(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             status = message.get("status", status)
+            start.update(message if message["type"] == "http.response.start" else {})
             await send(message)
 
         with self.counts.running.track_inprogress():
             try:
                 await self.app(scope, self._bounded(scope, receive), noted)
+            except asyncio.CancelledError:  # uvicorn cancels requests only when it ends
+                await self._part(start, noted)
             finally:
                 found = scope["path"] if "endpoint" in scope else "other"  # set by the router that found a route
                 path = getattr(scope.get("route"), "path", found)  # the route's {name} keeps the number of labels small
                 self.counts.requests.labels(path, str(status)).inc()
                 self.counts.seconds.labels(path).observe(time.monotonic() - began)
+
+    async def _part(self, start: Mapping[str, Any], send: Send) -> None:
+        """Sends the farewell to the client of a cancelled request; as an event, if a stream has begun."""
+        said = json.dumps(self.farewell).encode()
+        if not start:
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(said))]
+            status = self.farewell["error"]["code"]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+        elif any(value.startswith(EVENTS) for name, value in start["headers"] if name == b"content-type"):
+            said = b"data: %b\n\n" % said
+        else:
+            raise asyncio.CancelledError
+        await send({"type": "http.response.body", "body": said})
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """`receive`, which raises HTTPException when the body exceeds its limits."""

@@ -2,10 +2,10 @@
 depend on other clients' requests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
@@ -15,7 +15,10 @@ from togi.core.protocols import Scorer, Tokenizer
 from togi.core.records import Message
 from togi.serve.app import SENT, Served, error, new_app
 from togi.serve.bodies import ClassifyBody, ScoreBody
+from togi.serve.limits import Counts
+from togi.serve.texts import longest_text
 
+T = TypeVar("T")
 Item = tuple[tuple[Message, ...], str]
 
 
@@ -29,34 +32,40 @@ class IdScorer(Scorer, Protocol):
 
 def reward_app(served: Served, scorer: IdScorer, tokenizer: Tokenizer) -> FastAPI:
     """The app that serves `scorer`."""
-    routes = _Routes(served, scorer, tokenizer)
+    thread = ThreadPoolExecutor(1, "scorer")  # one batch after the other
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        routes.thread.shutdown()
+        await asyncio.to_thread(thread.shutdown)
 
     app = new_app(served, lambda: True, lifespan)
+    routes = _Routes(served, scorer, tokenizer, thread, app.state.counts)
     app.add_api_route("/v1/scores", routes.scores, methods=["POST"], response_model=None, responses=SENT)
     app.add_api_route("/classify", routes.classify, methods=["POST"], response_model=None, responses=SENT)
     return app
 
 
 class _Routes:
-    def __init__(self, served: Served, scorer: IdScorer, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, served: Served, scorer: IdScorer, tokenizer: Tokenizer, thread: ThreadPoolExecutor, counts: Counts
+    ) -> None:
         self.served = served
         self.scorer = scorer
         self.tokenizer = tokenizer
-        self.thread = ThreadPoolExecutor(1, "scorer")  # one batch after the other
+        self.thread = thread
+        self.counts = counts
+        self.most = None if served.limit is None else longest_text(tokenizer, served.limit)
 
     async def scores(self, body: ScoreBody) -> Response:
         """POST /v1/scores {model, items: [{messages}, {text} or {ids}]} -> {model, scores, errors, usage}, scores and
         errors in the order of `items`. A score is null if its item has an error."""
         self.served.check_name(body.model)
-        found, tokens = await self._scored(body)
+        found, tokens = await self._in_thread(lambda: self._scored(body))
         scores = [None if isinstance(each, GraderError) else each for each in found]
         errors = [str(each) if isinstance(each, GraderError) else None for each in found]
         used = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
+        self.counts.used(self.served.name, used)
         return JSONResponse({"model": self.served.name, "scores": scores, "errors": errors, "usage": used})
 
     async def classify(self, body: ClassifyBody) -> Response:
@@ -65,10 +74,11 @@ class _Routes:
         self.served.check_name(body.model)
         given: Any = body.input_ids if body.text is None else body.text
         single = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
-        texts = [self._ids(each) for each in ([given] if single else given)]
-        if not texts:
-            raise InputError("text, input_ids: the list is empty")
-        found = await self._scored_ids(texts)
+        if given == []:
+            raise InputError("text, input_ids: the list is empty; give at least one text")
+        texts, found = await self._in_thread(lambda: self._scored_ids([given] if single else given))
+        read = sum(map(len, texts))
+        self.counts.used(self.served.name, {"prompt_tokens": read, "completion_tokens": 0})
         wrong = next((each for each in found if isinstance(each, GraderError)), None)
         if wrong is not None:
             return error(400, str(wrong))
@@ -78,15 +88,32 @@ class _Routes:
         ]
         return JSONResponse(answers[0] if single else answers)
 
-    async def _scored(self, body: ScoreBody) -> tuple[Sequence[float | GraderError], int]:
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.thread, work)
+
+    def _scored(self, body: ScoreBody) -> tuple[Sequence[float | GraderError], int]:
         """The scores of a request, and the number of tokens read."""
         if body.items[0].messages is None:
-            texts = [self._ids(item.ids if item.text is None else item.text) for item in body.items]
-            return await self._scored_ids(texts), sum(map(len, texts))
+            texts, scores = self._scored_ids([item.ids if item.text is None else item.text for item in body.items])
+            return scores, sum(map(len, texts))
         turns = [[turn.message for turn in item.messages or ()] for item in body.items]
         items = [(tuple(each[:-1]), each[-1].content) for each in turns]
-        return await asyncio.get_running_loop().run_in_executor(
-            self.thread, lambda: (self.scorer.score(items), sum(self.scorer.lengths(items)))
+        return self.scorer.score(items), sum(self.scorer.lengths(items))
+
+    def _scored_ids(self, texts: Sequence[Any]) -> tuple[list[list[int]], Sequence[float | GraderError]]:
+        """The ids of texts, and their scores. A text whose length alone shows that it is too long is not read."""
+        ids = [[] if self._cannot_fit(each) else self._ids(each) for each in texts]
+        kept = [each for each in ids if each]
+        scores = iter(self.scorer.score_ids(kept) if kept else ())
+        return ids, [next(scores) if each else self._too_long(texts[place]) for place, each in enumerate(ids)]
+
+    def _cannot_fit(self, text: str | Sequence[int]) -> bool:
+        return isinstance(text, str) and self.most is not None and len(text) > self.most
+
+    def _too_long(self, text: str) -> GraderError:
+        return GraderError(
+            f"{self.served.name}: a text has {len(text):,} characters, but {self.served.limit:,} tokens can hold "
+            f"{self.most:,} at most"
         )
 
     def _ids(self, text: str | Sequence[int] | None) -> list[int]:
@@ -96,6 +123,3 @@ class _Routes:
             raise InputError("each text needs at least one token")
         self.served.check_ids(found)
         return list(found)
-
-    async def _scored_ids(self, texts: Sequence[Sequence[int]]) -> Sequence[float | GraderError]:
-        return await asyncio.get_running_loop().run_in_executor(self.thread, self.scorer.score_ids, texts)

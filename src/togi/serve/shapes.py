@@ -1,6 +1,7 @@
 """Completions in the JSON formats of OpenAI's and vLLM's servers. Pure functions."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from togi.core.protocols import TextLogprobs
@@ -46,12 +47,11 @@ def completion_logprobs(completion: Completion, piece: Piece) -> dict[str, Any]:
     """The same in the format of /v1/completions. Of top tokens with the same text, only the most likely is reported."""
     texts = [piece(token) for token in completion.token_ids]
     tops = [{piece(token): logp for token, logp in reversed(top)} for top in completion.top_logprobs]
-    ends = [sum(map(len, texts[:at])) for at in range(len(texts))]
     return {
         "tokens": texts,
         "token_logprobs": list(completion.logprobs),
         "top_logprobs": tops or None,
-        "text_offset": ends,
+        "text_offset": _offsets(texts),
     }
 
 
@@ -63,8 +63,13 @@ def echoed_logprobs(ids: Sequence[int], read: TextLogprobs, piece: Piece) -> dic
         "tokens": texts,
         "token_logprobs": [None, *read.logprobs],
         "top_logprobs": [None, *tops] if any(tops) else None,
-        "text_offset": [sum(map(len, texts[:at])) for at in range(len(texts))],
+        "text_offset": _offsets(texts),
     }
+
+
+def _offsets(texts: Sequence[str]) -> list[int]:
+    """Where each text begins in their sum."""
+    return list(accumulate(map(len, texts), initial=0))[:-1]
 
 
 def joined_logprobs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
