@@ -82,8 +82,9 @@ class Drafts(Sequence[Prompt]):
     @overload
     def __getitem__(self, index: slice) -> list[Prompt]: ...
     def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
-        found = self._records[index]
-        return [as_draft(record) for record in found] if isinstance(index, slice) else as_draft(found)
+        if isinstance(index, slice):
+            return [as_draft(record) for record in self._records[index]]
+        return as_draft(self._records[index])
 
 
 def as_draft(record: Prompt | Chat) -> Prompt:
@@ -334,7 +335,7 @@ def _model(settings: Curate) -> ModelRef:
 
 def _ask(
     settings: Curate, context: Context, drafts: Sequence[Prompt], ask: Ask, name: str
-) -> Iterator[tuple[list[Prompt], list[str | None]]]:
+) -> Iterator[tuple[Sequence[Prompt], list[str | None]]]:
     """Yields batches of drafts with one greedy answer about each, None if the model failed. A broken verdict is asked
     for a second time."""
     speaker = generator(context, _model(settings), batch_rows=settings.batch_prompts)
