@@ -70,6 +70,8 @@ def test_mistakes_are_told(done, tmp_path):
     (tmp_path / "mine" / "a").write_text("")
     ended = togi(done / "home", "export", recipe, str(tmp_path / "mine"))
     assert ended.returncode == 2 and "exists already" in ended.stderr
+    ended = togi(done / "home", "export", recipe, str(tmp_path / "mine" / "a" / "inside"))
+    assert ended.returncode == 2 and "cannot be written" in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_parts_of_cards():

@@ -15,6 +15,7 @@ import torch
 
 from togi.commands.bases import base_of
 from togi.commands.model_card import Trained, write_cards
+from togi.commands.new_folder import refuse_place, writable
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import sync_folder
 from togi.core.outside import read_object
@@ -121,14 +122,7 @@ class _Job:
 
 
 def _refuse(source: ModelSource, wanted: Wanted) -> None:
-    folder = wanted.folder
-    with _writable(folder):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise RecipeError(f"command line: {folder} exists already; name a new folder")
-        above = next(each for each in folder.resolve().parents if each.exists())
-        if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-            why = f"{above} is not a folder in which you may write"
-            raise RecipeError(f"command line: {folder}: cannot be written: {why}; name another folder")
+    refuse_place(wanted.folder)
     if wanted.kept is not None and wanted.format != "gguf":
         raise RecipeError("command line: --type goes with --format gguf; other formats keep weights as they are stored")
     if wanted.format == "gguf" and wanted.kind != "causal":
@@ -150,22 +144,12 @@ def _where_adapter(source: ModelSource) -> str:
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder on the same disk for exports that are not compared yet."""
-    with _writable(folder):
+    with writable(folder):
         parent = folder.resolve().parent
         parent.mkdir(parents=True, exist_ok=True)
         made = tempfile.TemporaryDirectory(prefix=".togi-export-", dir=parent)
     with made as room:
         yield Path(room)
-
-
-@contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """Raises RecipeError for a folder that the system does not allow, such as one inside a file."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        why = error.strerror if isinstance(error, OSError) else error
-        raise RecipeError(f"command line: {folder}: cannot be written: {why or error}; name another folder") from None
 
 
 def _place(written: Path, folder: Path) -> None:

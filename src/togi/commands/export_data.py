@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from togi.core.errors import RecipeError
+from togi.commands.new_folder import refuse_place
 from togi.core.files import write_text
 from togi.core.record_streams import count_records, file_sources
 from togi.core.records import Provenance
@@ -36,10 +36,9 @@ def export_data(records: Records, folder: Path, as_json: bool) -> None:
     """Writes the outputs of a stage as splits into a new folder.
 
     Outputs of one kind are splits of one configuration; the main one is `train`. Raises RecipeError for a folder that
-    is not empty.
+    is not empty or cannot be made.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecipeError(f"command line: {folder} exists already; name a new folder")
+    refuse_place(folder)
     run = collect(records.run)
     splits = _splits(records)
     with atomic_folder(folder.resolve()) as room:
