@@ -15,10 +15,13 @@ from pathlib import Path
 import pytest
 from stored_verdicts import needs_shared, vicuna_rows, write_jsonl
 
+from togi.client.client import Client
 from togi.client.endpoint import Endpoint
+from togi.client.requests import ChatRequest
+from togi.client.store import AnswerStore
 from togi.commands.check_endpoints import check_endpoint
 from togi.core.errors import InputError
-from togi.core.records import Completion, Message
+from togi.core.records import Completion, Message, SamplingParams
 from togi.data.importing import DataSpec, load_records
 from togi.judge.prompts import Case, own_prompt
 from togi.judge.reading import read_choice
@@ -147,6 +150,19 @@ def test_check_takes_a_server_that_holds_its_answer_back_for_one_that_is_there(s
     endpoint = Endpoint(name="careful", urls=(url,), model="careful", protocol="openai")
     found = check_endpoint(endpoint, "causal", rendered=False)
     assert found.verified and any("filter withheld the answer" in alarm for alarm in found.alarms)
+
+
+def test_a_server_of_stored_answers_raises_no_alarm_for_what_it_cannot_show(serve, tmp_path):
+    url = serve(ROWS, [{"prompt": "Why?", "completion": "So.", "model": "careful"}])
+    told: list[str] = []
+    endpoint = Endpoint(name="careful", urls=(url,), model="careful", protocol="openai")
+    request = ChatRequest(messages=(Message("user", "Why?"),), params=SamplingParams(max_tokens=8, seed=1), seed=3)
+    with (
+        AnswerStore(tmp_path / "answers") as store,
+        Client(endpoint, store, run="r", tell=lambda name, message: told.append(message)) as asked,
+    ):
+        found = next(iter(asked.ask([request])))
+    assert found.choices[0].text == "So." and told == []
 
 
 def test_a_file_that_holds_no_verdicts_is_refused_with_its_line(tmp_path):

@@ -96,7 +96,8 @@ class Abilities:
         except GivenUp as error:
             if error.failure.reason == "filtered":
                 self.found[name] = None
-                self.tell(f"endpoint_{ability}", f"{HELD}: {_UNKNOWN[ability]}")
+                if not self.exchange.dialect.stored:
+                    self.tell(f"endpoint_{ability}", f"{HELD}: {_UNKNOWN[ability]}")
                 return
             raise StageError(
                 f"model {self.exchange.endpoint.name}: the server could not be tested ({ability}): {error}; {STORED}"
@@ -110,6 +111,8 @@ class Abilities:
         self.tell(f"endpoint_{ability}", message)
 
 
+REPLAY = "replay"
+"""The owner of the models of togi's replay server."""
 HELD = "the provider's filter withheld the answers to the test requests"
 _UNKNOWN = {
     "n": "it is unknown whether the server returns several choices; choices are requested one by one",
@@ -167,6 +170,7 @@ async def meet(exchange: Exchange) -> None:
         check_status(reply, endpoint, f"{endpoint.bases[0]}/models")
     listed = _listed(reply.json()) if reply.status == 200 and _is_json(reply.body) else []
     owners = {owner.lower() for row in listed if isinstance(owner := row.get("owned_by"), str)}
+    dialect.stored = REPLAY in owners
     dialect.speaks = endpoint.protocol
     if endpoint.protocol == "auto":
         dialect.speaks = next((name for name in KNOWN if name in owners), "openai")

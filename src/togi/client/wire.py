@@ -37,7 +37,8 @@ EXTRAS = ("top_k", "min_p", "repetition_penalty")
 class Dialect:
     """The protocol of a server, and the few details that differ between servers of one protocol.
 
-    `without` names request fields that the server refuses and that togi can do without: schema, seed, stop.
+    `without` names request fields that the server refuses and that togi can do without: schema, seed, stop. `stored`:
+    it only returns stored answers, so it cannot answer test requests.
     """
 
     speaks: str = "openai"
@@ -46,6 +47,7 @@ class Dialect:
     context: int | None = None
     version: str = ""
     without: set[str] = field(default_factory=set)
+    stored: bool = False
 
     def call(self, request: AnyRequest, model: str) -> Call:
         """The HTTP call for a request. Raises InputError if the protocol cannot express the request."""
