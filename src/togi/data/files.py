@@ -126,7 +126,7 @@ def _chosen(folder: Path, found: Sequence[Path], split: str) -> list[Path]:
     names = {f: _Name.of(f.relative_to(folder)) for f in found}
     known = {*SPLIT_WORDS, split}
     if not any(known & {name.split, *name.words} for name in names.values()):
-        return _whole(folder, found)
+        return _whole(folder, found, names)
     chosen = _of_split(names, split)
     if not chosen:
         there = ", ".join(dict.fromkeys(name.split for name in list(names.values())[:8]))
@@ -139,7 +139,7 @@ def _chosen(folder: Path, found: Sequence[Path], split: str) -> list[Path]:
         raise InputError(
             f"{folder}: the split {split!r} is in several folders ({', '.join(folders)}): name one of them"
         )
-    return _whole(folder, chosen)
+    return _whole(folder, chosen, names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +158,10 @@ class _Name:
         part = SHARD.match(stem)
         stem = part[1] if part else stem
         shard = (int(part[2]), int(part[3])) if part else None
-        above = re.split(r"[-_./\\]", str(path.parent).lower())
+        folders = [part.lower() for part in path.parts[:-1]]
+        words = [word for part in folders for word in re.split(r"[-_.]", part)]
         own = [path.name.lower().split(".")[0]] if ending_of(path) == ".txt" else re.split(r"[-_.]", stem)
-        folders = tuple(part.lower() for part in path.parts[:-1])
-        return cls(stem, (*above, *folders, *own), shard)
+        return cls(stem, (*folders, *words, *own), shard)
 
 
 def _of_split(names: Mapping[Path, _Name], split: str) -> list[Path]:
@@ -177,11 +177,11 @@ def _of_split(names: Mapping[Path, _Name], split: str) -> list[Path]:
     return next((files for files in found if files), [])
 
 
-def _whole(folder: Path, files: Sequence[Path]) -> list[Path]:
+def _whole(folder: Path, files: Sequence[Path], names: Mapping[Path, _Name]) -> list[Path]:
     """The files. Raises InputError if some of a split's numbered files are missing."""
     parts: dict[tuple[str, int], dict[int, Path]] = {}
     for file in files:
-        name = _Name.of(file.relative_to(folder))
+        name = names[file]
         if name.shard:
             parts.setdefault((str(file.with_name(name.split)), name.shard[1]), {})[name.shard[0]] = file
     for (_, total), there in parts.items():

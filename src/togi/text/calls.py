@@ -9,7 +9,7 @@ Row = Mapping[str, Any]
 
 def as_text(rows: Sequence[Row]) -> list[dict[str, Any]] | None:
     """The turns with the arguments of their tool calls as JSON text; None if no call has arguments as an object."""
-    if not any(True for _ in _objects(rows)):
+    if next(_objects(rows), None) is None:
         return None
     return [{**row, **({"tool_calls": [_spelt(call) for call in _calls(row)]} if _calls(row) else {})} for row in rows]
 

@@ -98,8 +98,10 @@ def _turns(
         try:
             last = k + 1 == len(messages)
             turn = whole if last and whole is not None else render(messages[: k + 1], False)
-            end = _end_of_call(render, messages[: k + 1], turn) or ends.missing if ends.missing else ""
-            found[k] = _served(replace(ends, missing=end), message, _head(render, ends, messages[:k], turn), turn)
+            own = ends
+            if ends.missing and (end := _end_of_call(render, messages[: k + 1], turn)):
+                own = replace(ends, missing=end)
+            found[k] = _served(own, message, _head(render, ends, messages[:k], turn), turn)
         except InputError as error:
             if k in wanted:
                 raise type(error)(f"message {k + 1} (assistant): {error}") from error
