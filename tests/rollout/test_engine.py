@@ -14,6 +14,7 @@ from togi.core.records import Message, Prompt, SamplingParams
 from togi.rollout.engine import answer
 from togi.rollout.generator import ModelGenerator
 from togi.rollout.local import Sampler
+from togi.rollout.room import KeyRoom
 from togi.text.template import get_template
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [9, 8, 7], [5], [4, 4, 4, 4]]
@@ -146,12 +147,18 @@ def test_a_request_that_joins_stops_no_row_and_changes_no_logits(net):
 COMMON = tuple(1 + i * i % 31 for i in range(40))
 
 
-def test_what_prompts_begin_with_in_common_is_computed_once(net):
-    tokens = []
+def computing(net) -> tuple[Sampler, list[int]]:
+    """A sampler, and the number of tokens of each of its passes."""
+    tokens: list[int] = []
     engine = Sampler(net, CharTokenizer(), "Q")
     engine.net.register_forward_pre_hook(
         lambda module, args, given: tokens.append(given["input_ids"].numel()), with_kwargs=True
     )
+    return engine, tokens
+
+
+def test_what_prompts_begin_with_in_common_is_computed_once(net):
+    engine, tokens = computing(net)
     tails = [(9, 8, 7), (5,), (), (4, 4), COMMON[:3]]
     requests = [
         Request(prompt_ids=(*COMMON, *tail), params=SamplingParams(max_tokens=6, n=2), seeds=(2 * at, 2 * at + 1))
@@ -173,14 +180,80 @@ def test_what_prompts_begin_with_in_common_is_computed_once(net):
 
 def test_a_beginning_is_taken_from_running_requests_alone(llama):
     """So a unit of work that is repeated computes the same, whatever the engine did before."""
-    tokens = []
-    engine = Sampler(llama, CharTokenizer(), "Q")
-    engine.net.register_forward_pre_hook(
-        lambda module, args, given: tokens.append(given["input_ids"].numel()), with_kwargs=True
-    )
+    engine, tokens = computing(llama)
     for _ in range(2):
         engine.generate([COMMON], SamplingParams(max_tokens=1), [[0]])
     assert tokens == [40, 40]
+
+
+def ask(engine: Sampler, ids: tuple[int, ...], **params):
+    request = Request(prompt_ids=ids, params=SamplingParams(**{"max_tokens": 6, **params}), seeds=(7,))
+    ((found,),) = answer(engine, [request])
+    return request, found
+
+
+def assert_plain(net, request: Request, found) -> None:
+    """The answer has the log-probabilities of the library's own forward."""
+    expected = plain_logp(net, request, found.token_ids).gather(1, torch.tensor(found.token_ids)[:, None])[:, 0]
+    torch.testing.assert_close(torch.tensor(found.logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_a_kept_beginning_is_not_computed_again(net):
+    engine, tokens = computing(net)
+    engine.kept.size = 2**20
+    _, first = ask(engine, COMMON, max_tokens=30)
+    assert tokens.pop(0) == 40
+    tokens.clear()
+    # a conversation goes on: of the prompt and the answer, 69 tokens have keys, which are four blocks
+    request, second = ask(engine, (*COMMON, *first.token_ids, 4, 3))
+    assert tokens[0] == 40 + 30 + 2 - 64
+    assert_plain(net, request, second)
+    tokens.clear()
+    request, third = ask(engine, (*COMMON[:33], 1))
+    assert tokens[0] == 2
+    assert_plain(net, request, third)
+    assert engine.kept.reused == 64 + 32
+
+
+def test_kept_keys_serve_prompts_that_join_running_rows(net):
+    engine, tokens = computing(net)
+    engine.kept.size = 2**20
+    ask(engine, COMMON)
+    tokens.clear()
+    ids = [(*range(1, 30),), (*COMMON, 5), (*COMMON, 6, 7)]
+    requests = [Request(prompt_ids=one, params=SamplingParams(max_tokens=6, n=2), seeds=(1, 2)) for one in ids]
+    names = [engine.add(requests[0])]
+    engine.step()
+    names += [engine.add(request) for request in requests[1:]]
+    found = {(name, event.index): event.completion for name in names for event in engine.events(name)}
+    assert tokens[:2] == [29, 9 + 10 + 2]
+    for name, request in zip(names, requests, strict=True):
+        for index in range(2):
+            assert_plain(net, request, found[name, index])
+
+
+def test_kept_keys_stay_within_their_size_and_the_oldest_go_first(llama):
+    engine, tokens = computing(llama)
+    block = 16 * KeyRoom(llama, 1).token
+    engine.kept.size = 5 * block
+    old, new = (1,) * 56, (2,) * 56
+    for ids in (old, new, new, old):
+        ask(engine, ids, max_tokens=1)
+    assert tokens == [56, 56, 8, 24]  # of the old prompt's three blocks, the first two have stayed
+
+
+def test_kept_keys_of_earlier_weights_are_forgotten(llama):
+    net = copy.deepcopy(llama)
+    engine, tokens = computing(net)
+    engine.kept.size = 2**20
+    ask(engine, COMMON)
+    with torch.no_grad():
+        changed = [(name, weight * 1.1) for name, weight in net.named_parameters()]
+    engine.publish(changed)
+    tokens.clear()
+    request, found = ask(engine, COMMON)
+    assert tokens[0] == 40
+    assert_plain(net, request, found)
 
 
 # --- the likeliest tokens ---------------------------------------------------------------------------------------------
@@ -219,6 +292,18 @@ def test_published_weights_are_sampled_from(llama):
     engine.publish(other.named_parameters())
     expected = next(answer(Sampler(other, CharTokenizer(), "Q"), [asked(0)]))
     assert next(answer(engine, [asked(0)])) == expected != before
+
+
+def test_published_weights_are_sampled_from_where_weights_are_packed_for_good(llama):
+    net = copy.deepcopy(llama)
+    engine = Sampler(net, CharTokenizer(), "Q")
+    engine.pack()
+    with torch.no_grad():
+        changed = [(name, weight * 1.1) for name, weight in net.named_parameters()]
+    for weights in ([], changed):
+        engine.publish(weights)
+        assert_plain(net, *ask(engine, COMMON, max_tokens=40))
+    assert any(getattr(module, "packed", None) is not None for module in engine.net.modules())
 
 
 def test_weights_are_not_published_under_running_requests(llama):

@@ -87,13 +87,17 @@ def answers(server: Process) -> bool:
     return status(server, {"model": "policy", "prompt": "a", "max_tokens": 2}) == 200
 
 
-def running(server: Process) -> int:
-    """The number of requests under way, without the one that asks."""
+def metric(server: Process, name: str) -> int:
     asked = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
     asked.request("GET", "/metrics")
     lines = asked.getresponse().read().decode().splitlines()
     asked.close()
-    return int(float(next(line for line in lines if line.startswith("togi_requests_running ")).split()[1])) - 1
+    return int(float(next(line for line in lines if line.startswith(f"{name} ")).split()[1]))
+
+
+def running(server: Process) -> int:
+    """The number of requests under way, without the one that asks."""
+    return metric(server, "togi_requests_running") - 1
 
 
 def until(done: Callable[[], bool], seconds: float = 120) -> None:
@@ -118,8 +122,8 @@ def test_silent_clients_are_let_go_and_keep_nobody_out(server):
     with ExitStack() as stack:
         slow_head = stack.enter_context(opened(server, b"POST /v1/completions HTTP/1.1\r\nhost:"))
         slow_body = stack.enter_context(opened(server, head(50) + b'{"model"'))
-        deaf = stack.enter_context(opened(server, post(STREAM), keep=2048))
         idle = [stack.enter_context(opened(server)) for _ in range(2000)]
+        deaf = stack.enter_context(opened(server, post(STREAM), keep=2048))
         assert answers(server) and running(server) >= 1
         over = [stack.enter_context(opened(server)) for _ in range(FILES - 2000)]
         assert any(b" 503 " in rest(each) for each in reversed(over)), "beyond its files it says that it is full"
@@ -129,6 +133,15 @@ def test_silent_clients_are_let_go_and_keep_nobody_out(server):
         assert deaf.fileno() >= 0
     until(lambda: process.num_fds() <= before + 4)
     assert answers(server)
+
+
+def test_a_prompt_that_begins_like_an_earlier_one_is_not_read_again(server):
+    name = 'togi_prompt_tokens_reused{model="policy"}'
+    ask = {"model": "policy", "prompt": [5, 6, 7, 8] * 20, "max_tokens": 1}
+    assert status(server, ask) == 200
+    before = metric(server, name)
+    assert status(server, {**ask, "prompt": [*ask["prompt"], 9]}) == 200
+    assert metric(server, name) == before + 80
 
 
 @pytest.mark.slow

@@ -62,6 +62,14 @@ DEVICE = "cpu|cuda(:[0-9]+)?"
     show_default=True,
     help="Type of weights and computation.",
 )
+@click.option(
+    "--prefix-mib",
+    type=click.FloatRange(min=0),
+    default=512,
+    show_default=True,
+    help="Memory per model for the keys of earlier requests, in MiB: a prompt that begins like one of them, such as the "
+    "next turn of a chat, is computed from there on. 0: none.",
+)
 @click.option("--updates", is_flag=True, help="Clients may replace the weights: POST /update_weights_from_disk.")
 def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more: Any) -> None:
     """Serve models over HTTP, with OpenAI's API, until Ctrl-C or SIGTERM.
@@ -94,7 +102,10 @@ def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more:
         seconds=more["timeout"],
         waiting=more["waiting"],
     )
-    place = work.Place(host=host, port=port, key=key, limits=limits, updates=more["updates"], dtype=more["dtype"])
+    place = work.Place(
+        host=host, port=port, key=key, limits=limits, updates=more["updates"], dtype=more["dtype"],
+        prefix_bytes=int(more["prefix_mib"] * 2**20),
+    )  # fmt: skip
     with library_warnings_kept(home()):
         named = {
             name: replace(source, device=more["device"] or "")

@@ -48,7 +48,7 @@ Sources = Mapping[str, ModelSource]
 class Place:
     """The address and limits of a server; clients must send `key` unless it is empty. `updates`: clients may also load
     weights from a folder of this machine. `dtype` is the type of weights and matrix multiplications; embedders keep
-    float32."""
+    float32. Each language model keeps the keys of earlier requests in `prefix_bytes`."""
 
     host: str
     port: int
@@ -56,6 +56,7 @@ class Place:
     limits: Limits
     updates: bool = False
     dtype: str = "float32"
+    prefix_bytes: int = 0
 
 
 class _Server(uvicorn.Server):
@@ -104,6 +105,8 @@ def _chat(sources: Sources, cache: Path, place: Place, died: Callable[[], None])
 def _speaking(name: str, source: ModelSource, cache: Path, place: Place) -> tuple[Served, Speaker]:
     model = load(source, cache, dtype=getattr(torch, place.dtype), device=model_device(source))
     engine = Sampler(model.net, model.tokenizer, model.template.terminator)
+    engine.kept.size = place.prefix_bytes
+    engine.pack()
     vocabulary = model.net.get_input_embeddings().num_embeddings
     served = Served(
         name=name, kind="causal", limit=engine.limit, vocabulary=vocabulary, key=place.key, limits=place.limits
@@ -115,6 +118,7 @@ def _speaking(name: str, source: ModelSource, cache: Path, place: Place) -> tupl
         end_of_text=model.tokenizer.eos_token_id,
         read=lambda ids, top: text_logprobs(model.net, ids, top),
         weights=partial(_weights, model.net, cache) if place.updates else None,
+        reused=lambda: engine.kept.reused,
     )
     return served, speaker
 

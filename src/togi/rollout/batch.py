@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from togi.kernels import BLOCK
 from togi.rollout.attention import DecodePass, MixedPass, Places, PrefillPass
 from togi.rollout.cache import COLUMN_STEP, KeyCache
-from togi.rollout.requests import Group, Row, longest_shared
+from togi.rollout.kept import KeptKeys
+from togi.rollout.requests import Group, Row, Shared, longest_shared
 from togi.rollout.room import KeyRoom
 
 OWN_COLUMNS = 1024
@@ -27,13 +29,14 @@ FEWEST_SHARED = 2 * COLUMN_STEP
 
 class RunningBatch:
     """The running rows. `net` is the sampler's twin of the model; its keys are stored as `dtype`. If `whole` is set,
-    each token recomputes its whole sequence instead."""
+    each token recomputes its whole sequence instead. `kept` has keys of ended rows, for later prompts."""
 
     def __init__(self, net: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.net = net
         self.device = device
         self.whole = False
         self.room: KeyRoom | None = None
+        self.kept = KeptKeys()
         self.cache = KeyCache(dtype)
         self.groups: list[Group] = []  # in the order of their slots in the cache
         self.rows: list[Row] = []
@@ -41,9 +44,15 @@ class RunningBatch:
         self._places: Places | None = None
 
     def share(self, group: Group) -> None:
-        """Finds the prefix that a group shares with one in the batch. Call it before the group joins."""
-        if not self.whole:
-            group.shared = longest_shared(group.request.prompt_ids, self.groups, COLUMN_STEP, FEWEST_SHARED)
+        """Finds the prefix that a group shares with one in the batch, or with a kept one if that is longer. Call it
+        right before the group joins."""
+        if self.whole:
+            return
+        ids = group.request.prompt_ids
+        group.shared, group.kept = longest_shared(ids, self.groups, COLUMN_STEP, FEWEST_SHARED), ()
+        blocks = self.kept.beginning(ids)
+        if len(blocks) * BLOCK > max(group.shared.tokens, FEWEST_SHARED - 1):
+            group.shared, group.kept = Shared(len(self.groups), len(blocks) * BLOCK), blocks
 
     def join(self, group: Group, rows: Iterable[Row]) -> None:
         """Adds a group; its prompt is computed with the next logits."""
@@ -85,9 +94,7 @@ class RunningBatch:
         if not joined:
             return self._decoded(running)
         self._places, places = None, self._places
-        prompts = Prompts(joined, self.device)
-        shared = [group.shared for group in joined]
-        prefill = PrefillPass(self.cache, self._places_of(joined), prompts.lengths, shared)
+        prefill, prompts = self._prefill(joined), Prompts(joined, self.device)
         where = {id(group): at for at, group in enumerate(joined)}
         group_R = torch.tensor([where[id(row.group)] for row in self.rows[len(running) :]], device=self.device)
         if not running:
@@ -109,6 +116,8 @@ class RunningBatch:
         """Removes the ended rows; returns whether there were any."""
         if not any(row.ended for row in self.rows):
             return False
+        if self.kept.size and not self.whole:
+            self._keep()
         self._places = None
         for at in reversed([at for at, row in enumerate(self.rows) if row.ended]):
             last = len(self.rows) - 1
@@ -126,7 +135,7 @@ class RunningBatch:
         return True
 
     def clear(self) -> None:
-        """Removes everything and releases all memory."""
+        """Removes everything and releases all memory but that of `kept`."""
         self.groups, self.rows, self._joined, self._places = [], [], [], None
         self.cache.clear()
 
@@ -160,8 +169,23 @@ class RunningBatch:
         places = places or Places.of(group_R, count, self.device)
         return DecodePass(self.cache, places, [group.num_prompt for group in self.groups[:count]], own_R, self.device)
 
-    def _places_of(self, joined: Sequence[Group]) -> range:
-        return range(len(self.groups) - len(joined), len(self.groups))
+    def _prefill(self, groups: Sequence[Group]) -> PrefillPass:
+        """The pass for the prompts of the last groups. Stores their kept keys."""
+        places = range(len(self.groups) - len(groups), len(self.groups))
+        for place, group in zip(places, groups, strict=True):
+            if group.kept:
+                self.cache.write(place, self.kept.read(group.kept))
+        return PrefillPass(self.cache, places, [group.num_new for group in groups], [group.shared for group in groups])
+
+    def _keep(self) -> None:
+        """Keeps the keys of the ended rows."""
+        where = {id(group): place for place, group in enumerate(self.groups)}
+        for at, row in enumerate(self.rows):
+            if row.ended:
+                group = row.group
+                place = where[id(group)], group.num_prompt, at, row.num_own
+                ids = (*group.request.prompt_ids, *row.ids[: row.num_own])
+                self.kept.add(ids, lambda start, place=place: self.cache.read(*place, start))
 
     def _recomputed(self) -> Tensor:
         """Logits (R, V); the library computes each row from its whole sequence."""
@@ -176,9 +200,8 @@ class Prompts:
     """The unshared parts of prompts, packed without padding: ids (T,), positions (T,), indices of last tokens (G,)."""
 
     def __init__(self, groups: Sequence[Group], device: torch.device) -> None:
-        self.lengths = [group.num_new for group in groups]
         new = (group.request.prompt_ids[group.shared.tokens :] for group in groups)
         self.ids_T = torch.tensor(list(chain(*new)), device=device)
         positions = [torch.arange(group.shared.tokens, group.num_prompt, device=device) for group in groups]
         self.position_T = torch.cat(positions)
-        self.last_G = torch.tensor(self.lengths, device=device).cumsum(0) - 1
+        self.last_G = torch.tensor([group.num_new for group in groups], device=device).cumsum(0) - 1

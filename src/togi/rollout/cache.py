@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from togi.kernels import BLOCK, supports_decode
+from togi.rollout.kept import Layers
 
 COLUMN_STEP = BLOCK
 """Own columns are read in multiples of this, so that the shapes of matrix products stay the same for several tokens."""
@@ -38,12 +39,14 @@ class LayerCache:
             key_KPD = key_KPD.unflatten(1, (-1, BLOCK)).transpose(2, 3)
         self.prompt_key[group, :, : key_KPD.shape[1]] = key_KPD
 
-    def read_prompt(self, group: int, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (K, length, D) of a prompt's first tokens."""
-        key = self.prompt_key[group, :, : self.columns(length)]
-        if self.blocked:
-            key = key.transpose(2, 3).flatten(1, 2)[:, :length]
-        return key, self.prompt_value[group, :, :length]
+    def read_prompt(self, group: int, stop: int, start: int = 0) -> tuple[Tensor, Tensor]:
+        """Keys and values (K, stop - start, D) of tokens of a prompt; `start` is a multiple of BLOCK."""
+        key = self.prompt_key[group, :, self.columns(start) : self.columns(stop)]
+        return self._plain(key)[:, : stop - start], self.prompt_value[group, :, start:stop]
+
+    def read_own(self, row: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (K, stop, D) of the first tokens of an answer."""
+        return self._plain(self.own_key[row, :, : self.columns(stop)])[:, :stop], self.own_value[row, :, :stop]
 
     def grow(self, *, groups: int, prompt: int, rows: int, own: int) -> None:
         """Enlarges the buffers; keeps their contents."""
@@ -52,6 +55,9 @@ class LayerCache:
         self.prompt_value = _grown(self.prompt_value, groups, prompt)
         self.own_key = _grown(self.own_key, rows, own // step)
         self.own_value = _grown(self.own_value, rows, own)
+
+    def _plain(self, key: Tensor) -> Tensor:
+        return key.transpose(2, 3).flatten(1, 2) if self.blocked else key
 
     def columns(self, length: int) -> int:
         """The number of columns, or blocks, that `length` tokens take in the key buffers."""
@@ -117,6 +123,23 @@ class KeyCache:
             layer = self.layers[index] = LayerCache(keys, values, keys, values, blocked)
             layer.grow(groups=self.groups, prompt=self.prompt, rows=self.rows, own=self.own)
         return self.layers[index]
+
+    def read(self, group: int, prompt: int, row: int, own: int, start: int) -> Layers:
+        """The keys and values of a sequence from token `start` on, a multiple of BLOCK: those of the `prompt` tokens of
+        a group and the `own` tokens of a row."""
+        found: Layers = {}
+        for index, layer in self.layers.items():
+            parts = [layer.read_prompt(group, prompt, start)] if start < prompt else []
+            key, value = layer.read_own(row, own)
+            skipped = max(start - prompt, 0)
+            parts.append((key[:, skipped:], value[:, skipped:]))
+            found[index] = torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts], 1)
+        return found
+
+    def write(self, group: int, layers: Layers) -> None:
+        """Stores the keys and values of the first tokens of a prompt."""
+        for index, (key, value) in layers.items():
+            self.layer(index, key[None], value[None]).write_prompt(group, key, value)
 
     def move_row(self, source: int, target: int, length: int) -> None:
         """Moves row `source`, which has `length` own tokens, to the slot of row `target`."""

@@ -1,10 +1,12 @@
-"""Collects complete answers from an engine's stream of events."""
+"""Requests for many prompts at once, and complete answers from an engine's stream of events."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
+from togi.core.errors import InputError
 from togi.core.protocols import Engine, Request
-from togi.core.records import Completion
+from togi.core.records import Completion, SamplingParams
 
 
 def answer(engine: Engine, requests: Sequence[Request]) -> Iterator[list[Completion]]:
@@ -28,6 +30,24 @@ def _answers(engine: Engine, names: Sequence[int], requests: Sequence[Request]) 
 def _completions(engine: Engine, request: int, count: int) -> list[Completion]:
     found = {event.index: event.completion for event in engine.events(request) if event.completion is not None}
     return [found[index] for index in range(count)]
+
+
+def requests_of(
+    prompt_ids: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[Sequence[int]], batch_rows: int
+) -> list[tuple[int, Request]]:
+    """One request per prompt, with the number of the prompt, or several if it has more samples than a batch has rows.
+
+    Raises InputError unless there is one seed per sample.
+    """
+    requests = []
+    for at, (ids, own) in enumerate(zip(prompt_ids, seeds, strict=True)):
+        if len(own) != params.n:
+            raise InputError(f"prompt {at}: {len(own)} seeds for n = {params.n} samples; give one seed per sample")
+        for start in range(0, params.n, batch_rows):
+            part = tuple(own[start : start + batch_rows])
+            part_params = params if len(part) == params.n else replace(params, n=len(part))
+            requests.append((at, Request(prompt_ids=tuple(ids), params=part_params, seeds=part)))
+    return requests
 
 
 def batches(samples: Sequence[int], batch_rows: int) -> list[range]:

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -28,14 +28,15 @@ from togi.core.records import Completion, SamplingParams
 from togi.core.strangers import run_stranger
 from togi.rollout.batch import RunningBatch
 from togi.rollout.cache import attention_type
-from togi.rollout.engine import answer, batches
+from togi.rollout.engine import answer, batches, requests_of
 from togi.rollout.fused_layers import compute_natively
+from togi.rollout.kept import KeptKeys
 from togi.rollout.packed import FEWEST_TOKENS, Packing, can_pack
 from togi.rollout.processors import check_params, draw, uniform
-from togi.rollout.requests import BatchState, Group, Row, record, report_likeliest
+from togi.rollout.requests import BatchState, Group, Row, record, report_likeliest, rows_of
 from togi.rollout.room import KeyRoom
 from togi.rollout.sampling_model import context_limit, is_tested, mean_error, shadow, unsupported
-from togi.rollout.terminator import Decoder, StopMatcher, TextStream
+from togi.rollout.terminator import Decoder, StopMatcher
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,18 @@ class Sampler:
         """Limits keys and values to `size` bytes from now on. Requests then wait for room; their answers stay the same,
         up to the rounding of smaller batches. Raises InputError for a model of unknown sizes."""
         self._batch.room = KeyRoom(self.net, size)
+
+    def pack(self) -> None:
+        """Packs the weights for good, so that all requests are faster, unless that takes too much memory. Otherwise
+        they are packed only while long answers are computed."""
+        if self._packing is not None:
+            self._packing.__enter__()
+
+    @property
+    def kept(self) -> KeptKeys:
+        """Keys of ended requests: a later prompt that begins like one of them is computed from there on, and answered
+        as without them only up to rounding. None are kept until they get a `size`."""
+        return self._batch.kept
 
     @property
     def cache_bytes(self) -> int:
@@ -221,11 +234,14 @@ class Sampler:
         RuntimeError while requests run, because their keys come from the earlier weights."""
         if self.busy:
             raise RuntimeError("publish was called while requests are running")
+        self._batch.kept.clear()
         targets = dict(self.net.named_parameters())
         with torch.no_grad():
             for name, value in weights:
                 if targets[name].data_ptr() != value.data_ptr():
                     targets[name].copy_(value)
+        if self._packing is not None:
+            self._packing.refresh()
 
     def close(self) -> None:
         """Drops all requests and releases all memory, as in a new sampler."""
@@ -233,6 +249,7 @@ class Sampler:
             self._waiting.clear()
             self._queues.clear()
             self._batch.clear()
+            self._batch.kept.clear()
             self._release()
 
     def generate(
@@ -245,7 +262,7 @@ class Sampler:
         """
         if self.busy:
             raise RuntimeError("generate was called while requests of add are running")
-        requests = self._requests(prompt_ids, params, seeds)
+        requests = requests_of(prompt_ids, params, seeds, self.batch_rows)
         for at, request in requests:
             self.check(request, f"prompt {at}")
         answers: list[list[Completion]] = [[] for _ in prompt_ids]
@@ -255,20 +272,6 @@ class Sampler:
                 for (at, _), found in zip(own, answer(self, [request for _, request in own]), strict=True):
                     answers[at].extend(found)
         return answers
-
-    def _requests(
-        self, prompt_ids: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[Sequence[int]]
-    ) -> list[tuple[int, Request]]:
-        """One request per prompt, or several if one prompt has more samples than a batch has rows."""
-        requests = []
-        for at, (ids, own) in enumerate(zip(prompt_ids, seeds, strict=True)):
-            if len(own) != params.n:
-                raise InputError(f"prompt {at}: {len(own)} seeds for n = {params.n} samples; give one seed per sample")
-            for start in range(0, params.n, self.batch_rows):
-                part = tuple(own[start : start + self.batch_rows])
-                part_params = params if len(part) == params.n else replace(params, n=len(part))
-                requests.append((at, Request(prompt_ids=tuple(ids), params=part_params, seeds=part)))
-        return requests
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
@@ -316,16 +319,10 @@ class Sampler:
                     break
                 self._batch.cache.clear()  # room allocated for earlier requests
             rows += group.live
-            self._batch.join(self._waiting.popleft(), self._rows_of(group))
+            self._batch.join(self._waiting.popleft(), rows_of(group))
         if rows:
             self._batch.reserve(self._next_beside())
         return rows > 0
-
-    def _rows_of(self, group: Group) -> list[Row]:
-        stream = group.request.stream
-        return [
-            Row(group, index, TextStream(group.watch, group.context) if stream else None) for index in range(group.live)
-        ]
 
     def _next_beside(self) -> list[Group]:
         """The waiting groups that fit in addition to the running ones."""

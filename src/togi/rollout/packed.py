@@ -49,8 +49,13 @@ class Packing:
 
     def __enter__(self) -> None:
         self._depth += 1
+        if self._depth == 1:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Packs the weights again, if they are packed. Call it after they have changed."""
         with torch.inference_mode():
-            for layer in self.layers if self._depth == 1 else ():
+            for layer in self.layers if self._depth else ():
                 layer.packed = pack(layer.weight.detach(), self.rows)
 
     def __exit__(self, *_: object) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from togi.core.protocols import Event, Request
 from togi.core.records import Completion
 from togi.model.forest import common_prefix
+from togi.rollout.kept import Block
 from togi.rollout.processors import Draw, Settings, likeliest
 from togi.rollout.terminator import Ending, StopMatcher, TextStream
 
@@ -28,7 +29,7 @@ class Shared:
 @dataclass(slots=True, eq=False)
 class Group:
     """A running request: `context` holds the last tokens of its prompt, `live` counts its unfinished rows, `shared` is
-    the part of its prompt that another group computed."""
+    the part of its prompt that is not computed, because another group has it, or because it was `kept`."""
 
     id: int
     request: Request
@@ -36,6 +37,7 @@ class Group:
     context: tuple[int, ...]
     live: int
     shared: Shared = Shared()
+    kept: Sequence[Block] = ()
 
     @property
     def num_prompt(self) -> int:
@@ -89,6 +91,12 @@ class Row:
             sampled_logprobs=tuple(self.sampled_logprobs),
             top_logprobs=tuple(self.top_logprobs),
         )
+
+
+def rows_of(group: Group) -> list[Row]:
+    """The samples of a group."""
+    stream = group.request.stream
+    return [Row(group, at, TextStream(group.watch, group.context) if stream else None) for at in range(group.live)]
 
 
 @dataclass(slots=True)

@@ -52,7 +52,7 @@ class Speaker:
     """A generating model: its engine, tokenizer, template and end-of-text token, if it has one. `read` returns the
     log-probabilities of a text for `echo`, given its token ids and the number of top tokens per position. `weights`
     reads the weights in a folder, by their names in the engine, and raises InputError if the folder does not fit;
-    without it the model accepts no updates."""
+    without it the model accepts no updates. `reused` counts the prompt tokens that the engine did not compute again."""
 
     engine: SteppingEngine
     tokenizer: Tokenizer
@@ -60,6 +60,7 @@ class Speaker:
     end_of_text: int | None = None
     read: Callable[[Sequence[int], int], TextLogprobs] | None = None
     weights: Callable[[str], Mapping[str, Any]] | None = None
+    reused: Callable[[], int] = lambda: 0
 
 
 def chat_app(
@@ -82,6 +83,8 @@ def chat_app(
 
     app = new_app(served, lambda: not any(model.loop.ended for model in models), lifespan, [each for each, _ in beside])
     routes = _Routes(models, served.limits, app.state.counts)
+    for model in models:
+        app.state.counts.reused.labels(model.served.name).set_function(model.speaker.reused)
     app.state.raise_failure = routes.raise_failure
     asked: dict[str, Any] = {"methods": ["POST"], "response_model": None}
     app.add_api_route("/v1/chat/completions", routes.chat, responses=ANSWERED, **asked)

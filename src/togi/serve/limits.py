@@ -42,6 +42,12 @@ class Counts:
         self._registry = registry
         self.requests = Counter("togi_requests", "Requests, by path and status.", ("path", "status"), registry=registry)
         self.tokens = Counter("togi_tokens", "Tokens of prompts and completions.", ("model", "kind"), registry=registry)
+        self.reused = Gauge(
+            "togi_prompt_tokens_reused",
+            "Prompt tokens whose keys earlier requests left.",
+            ("model",),
+            registry=registry,
+        )
         self.running = Gauge("togi_requests_running", "Requests in progress.", registry=registry)
         self.seconds = Histogram(
             "togi_request_seconds", "Seconds until the complete answer.", ("path",), registry=registry, buckets=SECONDS
