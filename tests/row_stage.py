@@ -25,6 +25,8 @@ def map_rows(settings: Toy, shard: Shard) -> tuple[list[Document], list[Drop]]:
         time.sleep(0.5)
     if "bad" in texts:
         raise InputError(f"row {texts.index('bad')} is bad")
+    if "large" in texts:
+        raise MemoryError("cannot allocate memory")
     if "deadly" in texts:
         os.kill(os.getpid(), signal.SIGKILL)
     mark = Path(settings.folder) / f"killed-{shard.number}"

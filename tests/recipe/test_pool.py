@@ -11,7 +11,7 @@ import row_stage
 from row_runs import REF, TOY, context, outcome, run
 from tiny_run import results, togi
 
-from togi.core.errors import InputError, Interrupted, WorkerDied
+from togi.core.errors import InputError, Interrupted, StageError, WorkerDied
 from togi.core.files import read_lines
 from togi.core.records import Drop
 from togi.recipe.pool import PoolShards, start_process
@@ -74,6 +74,8 @@ def test_a_shard_that_kills_every_process_ends_the_stage_and_keeps_the_others(tm
 def test_an_error_of_a_shard_is_the_stages_own(tmp_path: Path, pool: PoolShards) -> None:
     with pytest.raises(InputError, match="stage toy, shard 1: row 1 is bad"):
         run(context(tmp_path, ["one", "two", "three", "bad"], pool))
+    with pytest.raises(StageError, match=r"^stage toy, shard 1: there is not enough memory"):
+        run(context(tmp_path / "large", ["one", "two", "three", "large"], pool))
 
 
 def test_finished_shards_are_not_done_again(tmp_path: Path, monkeypatch) -> None:

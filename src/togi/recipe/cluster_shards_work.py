@@ -55,6 +55,8 @@ class RayShards:
     """The `ShardExecutor` on the cluster at `address`. It checks every node first; a node that joins later reports its
     installed versions with each shard."""
 
+    apart = True
+
     def __init__(self, address: str, store: Path, context: Context) -> None:
         self.context = context
         self.names: dict[str, str] = {}
@@ -65,9 +67,7 @@ class RayShards:
         """The values of the tasks, in their order."""
         if not tasks:
             return
-        if not ray.is_initialized():
-            connect(self._address)
-            examine(self._store)
+        join(self._address, self._store)
         waiting: deque[Given] = deque()
         done: Counter[str] = Counter()
         try:
@@ -80,7 +80,7 @@ class RayShards:
         finally:
             for given in waiting:
                 ray.cancel(given.answer)
-            self._tell(done)
+            tell_places(self.context, Counter({self.names.get(node, node): count for node, count in done.items()}))
 
     def close(self) -> None:
         """Disconnects from the cluster."""
@@ -99,9 +99,9 @@ class RayShards:
         try:
             alive = [node for node in nodes() if node.processors]
         except RayError as error:
-            raise _lost(task, first_line(error)) from None
+            raise lost(task, first_line(error)) from None
         if not alive:
-            raise _lost(task, "no node with a processor is left")
+            raise lost(task, "no node with a processor is left")
         self.names |= {node.id: node.name for node in alive}
         return alive
 
@@ -119,12 +119,9 @@ class RayShards:
         except (RayTaskError, TaskCancelledError) as error:
             raise Fault(f"{where}: shard {given.task.number} stopped because of a bug in togi: {error}") from None
         except RayError as error:
-            raise WorkerDied(
-                f"{where}: the process that did shard {given.task.number} died {RETRIES + 1} times, most recently: "
-                f"{first_line(error)} Everything finished is saved: run the same command again"
-            ) from None
-        if other := differences(found["versions"], installed()):
-            raise InputError(f"{where}: {self.names.get(found['node'], 'a node')} joined with {other}; {CURE}")
+            raise died(given.task, error) from None
+        node = self.names.get(found["node"], "a node")
+        refuse_other(given.task, node, found["versions"])
         done[found["node"]] += 1
         return unpacked(given.task, found)
 
@@ -140,16 +137,39 @@ class RayShards:
                     f"waiting for shard {given.task.number}: {free:g} of {all_:g} processors of the cluster are free"
                 )
 
-    def _tell(self, done: Counter[str]) -> None:
-        """Records how many shards each node did, including earlier, interrupted runs."""
-        path = self.context.folder / PLACES
-        before = read_cache(path, {"shards": dict}) or {"shards": {}}
-        shards = Counter(before["shards"]) + Counter({self.names.get(node, node): n for node, n in done.items()})
-        write_json(path, {"shards": dict(shards)})
-        self.context.log("shards by node: " + ", ".join(f"{name} {n}" for name, n in sorted(shards.items())))
+
+def join(address: str, store: Path) -> None:
+    """Makes this process a client of the cluster, and checks every node, unless it is one already."""
+    if not ray.is_initialized():
+        connect(address)
+        examine(store)
 
 
-def _lost(task: ShardTask, why: str) -> WorkerDied:
+def tell_places(context: Context, done: Counter[str]) -> None:
+    """Records how many shards each node, by its name, did, including earlier, interrupted runs."""
+    path = context.folder / PLACES
+    before = read_cache(path, {"shards": dict}) or {"shards": {}}
+    shards = Counter(before["shards"]) + done
+    write_json(path, {"shards": dict(shards)})
+    context.log("shards by node: " + ", ".join(f"{name} {n}" for name, n in sorted(shards.items())))
+
+
+def refuse_other(task: ShardTask, node: str, versions: dict[str, str]) -> None:
+    """Raises InputError for a node with other versions than this machine; it joined after all were checked."""
+    if other := differences(versions, installed()):
+        raise InputError(f"stage {task.stage}: {node} joined with {other}; {CURE}")
+
+
+def died(task: ShardTask, error: RayError) -> WorkerDied:
+    """The error for a shard whose processes keep dying."""
+    return WorkerDied(
+        f"stage {task.stage}: the process that did shard {task.number} died {RETRIES + 1} times, most recently: "
+        f"{first_line(error)} Everything finished is saved: run the same command again"
+    )
+
+
+def lost(task: ShardTask, why: str) -> WorkerDied:
+    """The error for a cluster that cannot do the shard."""
     return WorkerDied(
         f"stage {task.stage}: the cluster is gone ({why}). Everything finished is saved: run the same command again"
     )

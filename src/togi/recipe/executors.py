@@ -1,8 +1,8 @@
 """The interface of executors, which do the stages of a run.
 
 `Workers` (recipe/workers.py) does stages in processes on this machine, one in all or one per rank. `SerialShards` and
-`PoolShards` do shards of row-wise stages, `RayShards` (recipe/cluster_shards_work.py) on a cluster. All give the same
-bytes.
+`PoolShards` do shards of row-wise stages. On a cluster `RayShards` (recipe/cluster_shards_work.py) does them, and
+`RayModels` (recipe/cluster_models_work.py) those that a local model computes. All give the same bytes.
 """
 
 from collections.abc import Iterator

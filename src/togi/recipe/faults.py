@@ -22,6 +22,7 @@ NO_MEMORY = re.compile(
     r"out of memory|(?:can'?t|cannot) allocate memory|not enough memory|alloc_failed|bad_alloc", re.I
 )
 LOWER = ("micro_batch_tokens", "batch_prompts", "prompts_per_step", "group_size", "batch_size", "max_tokens")
+TOLD = (TogiError, ModuleNotFoundError, OSError, MemoryError, RuntimeError, SystemExit)  # that `told` may recognise
 SAVED = "everything finished is saved"
 
 

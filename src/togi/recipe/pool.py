@@ -45,6 +45,8 @@ def start_process() -> "subprocess.Popen[str]":
 class PoolShards:
     """The `ShardExecutor` with `size` processes, which are started on first use; `close` ends them."""
 
+    apart = True
+
     def __init__(self, size: int, start: Start = start_process) -> None:
         self.size = size
         self._start = start
@@ -127,9 +129,9 @@ def _end(code: int) -> str:
     return f"ended with exit code {code}; the worker's log shows why"
 
 
-def unpacked(task: ShardTask, answer: dict[str, Any]) -> dict[str, Any]:
-    """The value in an answer. Raises the error that it contains."""
+def unpacked(task: ShardTask, answer: dict[str, Any], node: str = "") -> dict[str, Any]:
+    """The value in an answer, from `node` if it came from another machine. Raises the error that it contains."""
     if "value" in answer:
         return answer["value"]
-    where = f"stage {task.stage}, shard {task.number}"
+    where = f"stage {task.stage}, shard {task.number}{f', on {node}' if node else ''}"
     raise ERRORS.get(answer["kind"], Fault)(f"{where}: {answer['message']}")

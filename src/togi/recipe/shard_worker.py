@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from togi.core.errors import TogiError
+from togi.recipe.faults import TOLD, told
 from togi.stages.shards import ShardTask, do_shard
 
 
@@ -26,8 +26,11 @@ def answer(task: ShardTask) -> dict[str, Any]:
     """Does a shard; returns its `value`, or the `kind` and `message` of the error that it raised."""
     try:
         return {"value": do_shard(task)}
-    except TogiError as error:
-        return {"kind": type(error).__name__, "message": str(error)}
+    except TOLD as error:
+        failure = told(error, {"name": task.stage, "settings": task.settings})
+        if failure is None:
+            raise
+        return {"kind": type(failure).__name__, "message": str(failure).removeprefix(f"stage {task.stage}: ")}
 
 
 if __name__ == "__main__":

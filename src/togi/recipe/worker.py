@@ -39,17 +39,17 @@ from togi.core.settings import ingredients, references
 from togi.core.sources import ModelSource
 from togi.core.strangers import describe
 from togi.recipe.cluster import own_signals
-from togi.recipe.faults import told
+from togi.recipe.faults import TOLD, told
 from togi.recipe.greeting import FOLLOW, LAST, greet, loss
 from togi.recipe.guard import hold_sources, learn_known, source_change
 from togi.recipe.pool import PoolShards
 from togi.recipe.store import TRASH, begin, clear_leftovers, is_done, mark_done, remove, rename_away
-from togi.stages.base import StageSettings
+from togi.stages.base import StageSettings, StageType
 from togi.stages.context import Context, Control, Resolved, hold_numerics
+from togi.stages.model_shards import any_may_spread
 from togi.stages.table import STAGES, kinds_taken
 
 SPENT = "spent.json"
-TOLD = (TogiError, ModuleNotFoundError, OSError, MemoryError, RuntimeError, SystemExit)  # that `told` may recognise
 LAST_WORDS = ("done", "failed", "crashed")
 LONGEST = 20_000  # characters of a message
 LIBRARIES = ("torch", "transformers", "numpy", "peft")
@@ -198,6 +198,7 @@ def do_stage(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
         inputs={ref: resolved_from_json(value) for ref, value in command["inputs"].items()},
         control=control,
         compute=command["compute"],
+        threads=command["threads"],
         ranks=ranks,
         recipe=command["recipe"],
         fingerprint=command["fingerprint"],
@@ -223,11 +224,11 @@ def do_stage(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
             if job is not None:
                 fitting = importlib.import_module("togi.stages.training.memory_work")
                 fit = fitting.MemoryBudget(job, context)
-                with _shards(settings, context, ""):
+                with _shards(settings, context):
                     work.run(fit.settings, context)
                 fit.finish()
             else:
-                with _shards(settings, context, command["on"] if stage.rows else ""):
+                with _shards(settings, context, command["on"], stage):
                     work.run(settings, context)
             ranks.on_first_rank(lambda: _finish(context, command, before + time.perf_counter() - start))
         finally:
@@ -243,12 +244,18 @@ def apart(settings: StageSettings) -> tuple[str, ...]:
 
 
 @contextmanager
-def _shards(settings: StageSettings, context: Context, cluster: str) -> Iterator[None]:
+def _shards(
+    settings: StageSettings, context: Context, cluster: str = "", stage: StageType | None = None
+) -> Iterator[None]:
     """Lets several processes do the shards of the stage: those of a cluster, or the number in its settings."""
-    if not cluster and settings.pool == 1:
+    made: Any = None
+    if cluster and stage is not None:
+        made = _on_cluster(cluster, context, stage)
+    if made is None and settings.pool > 1:
+        made = PoolShards(settings.pool)
+    if made is None:
         yield
         return
-    made = _on_cluster(cluster, context) if cluster else PoolShards(settings.pool)
     context.shards = made
     try:
         yield
@@ -256,10 +263,14 @@ def _shards(settings: StageSettings, context: Context, cluster: str) -> Iterator
         made.close()
 
 
-def _on_cluster(cluster: str, context: Context) -> Any:
+def _on_cluster(cluster: str, context: Context, stage: StageType) -> Any:
+    """The executor of the stage's shards on a cluster; None for a stage without shards that a cluster can do."""
+    if not stage.rows and not (stage.model_rows and any_may_spread(context)):
+        return None
     with own_signals():
-        work = importlib.import_module("togi.recipe.cluster_shards_work")
-    return work.RayShards(cluster, context.cache, context)
+        if stage.rows:
+            return importlib.import_module("togi.recipe.cluster_shards_work").RayShards(cluster, context.cache, context)
+        return importlib.import_module("togi.recipe.cluster_models_work").RayModels(cluster, context.cache, context)
 
 
 @contextmanager

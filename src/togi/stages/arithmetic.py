@@ -50,6 +50,11 @@ def _devices() -> str:
     return ", ".join(["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
 
 
+def use_threads(count: int) -> None:
+    """Sets the number of threads of this process, on which the bits of results depend."""
+    torch.set_num_threads(count)
+
+
 def arithmetic(context: Context) -> Numerics:
     """Applies this machine's arithmetic and returns it; logs it once per worker and records it with every stage that
     computes.

@@ -166,8 +166,9 @@ class StageType:
     `outputs(settings)` are the kinds of its outputs by name: a kind of records (core/records.py), model or scorer.
     `work` is a module with `run(settings, context)`. Raise `version` when the same settings give other bytes. `reasons`
     are all reasons for which it drops records; `rows` is the module that does a row-wise stage's shards
-    (stages/shards.py). `conserves`: every record that comes in goes out or is dropped for a reason, as in stages that
-    map rows; an alarm reports counts that do not add up.
+    (stages/shards.py), `model_rows` the one for shards that a local model computes (stages/model_shards.py).
+    `conserves`: every record that comes in goes out or is dropped for a reason, as in stages that map rows; an alarm
+    reports counts that do not add up.
 
     `estimate(settings, inputs)` is the cost of the stage. `job(settings)` is how it trains (a `TrainingJob`); a stage
     without one does not train. `measures(settings)` are the records on which it evaluates models. `chooses(settings)`
@@ -182,6 +183,7 @@ class StageType:
     version: int = 1
     reasons: tuple[str, ...] = ()
     rows: str = ""
+    model_rows: str = ""
     estimate: Callable[[Any, Inputs], Cost] | None = None
     job: Callable[[Any], Any] | None = None
     measures: Callable[[Any], Sequence[Ref]] | None = None

@@ -69,7 +69,7 @@ class Context:
     services that it needs, by name. `apart` are references to records that do not become part of the output, such as
     those for validation. `contexts` are the context lengths in tokens of models on servers, by name, as far as known.
     `adds_up`: the records that come in are those that go out or are dropped. `run` is the id of the run, to which
-    budgets apply; `spent` returns its spending on servers so far, in words."""
+    budgets apply; `spent` returns its spending on servers so far, in words. `threads` are those of each process."""
 
     name: str
     folder: Path
@@ -78,6 +78,7 @@ class Context:
     inputs: dict[str, Resolved]
     control: Control
     compute: str = "auto"
+    threads: int = 1
     ranks: Ranks = ALONE
     recipe: str = ""
     fingerprint: str = ""

@@ -37,7 +37,9 @@ class ShardTask:
     """A shard to be done, as plain values: `rows` is the mapping module, `settings_class` is "module:class", `source`
     the file of the records, of which the shard is `count` records from `first` on.
 
-    With `more`, the result of the shard is not records: the module has `value_of(settings, shard, more)` instead."""
+    With `more`, the result of the shard is not records: the module has `value_of(settings, shard, more)` instead.
+    `threads` are those that it computes with. `device` is that of its model, as in a recipe (empty: a card if there is
+    one); a shard without a model uses no card."""
 
     rows: str
     settings_class: str
@@ -50,19 +52,26 @@ class ShardTask:
     first: int
     count: int
     more: dict[str, Any] | None = None
+    threads: int = 1
+    device: str = "cpu"
 
 
 class ShardExecutor(Protocol):
     """Does shards. The values come in the order of the tasks, whichever is done first.
 
-    Raises the TogiError that a shard raised, and WorkerDied if a process dies on the same shard twice.
+    `apart`: other processes do them. Raises the TogiError that a shard raised, and WorkerDied if processes keep dying
+    on the same shard.
     """
+
+    apart: bool
 
     def values(self, tasks: Sequence[ShardTask]) -> Iterator[dict[str, Any]]: ...
 
 
 class SerialShards:
     """Does shards one after the other, in this process."""
+
+    apart = False
 
     def values(self, tasks: Sequence[ShardTask]) -> Iterator[dict[str, Any]]:
         return map(do_shard, tasks)

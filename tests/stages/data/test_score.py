@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from model_runs import write_scorer
 from tiny import tiny_tokenizer
-from transformers import AutoModelForSequenceClassification, LlamaConfig
+from transformers import AutoModelForSequenceClassification
 
 from togi.core.codec import read_records, write_records
 from togi.core.errors import GraderError, InputError, StageError
@@ -129,27 +130,6 @@ def test_what_a_policy_sampled_is_scored_without_its_terminator(tmp_path, judge)
 
 
 # --- a reward model of the library ------------------------------------------------------------------------------------
-
-TURN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<eos>{% endfor %}"
-
-
-def write_scorer(folder: Path) -> None:
-    """Writes a random reward model whose pad token ends conversations, so that the library would read another token."""
-    torch.manual_seed(5)
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = TURN + "{% if add_generation_prompt %}[assistant]{% endif %}"
-    shape: dict[str, Any] = {
-        "num_labels": 1,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    }
-    shape |= {"pad_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.3, **shape)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.save_pretrained(folder)
 
 
 def test_a_score_is_the_same_in_every_batch_and_read_at_the_last_token(tmp_path):

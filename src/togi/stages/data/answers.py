@@ -4,7 +4,8 @@
 are stored as they were trained on, terminator included.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 from togi.core.files import read_object
 from togi.core.records import Sample
@@ -14,15 +15,20 @@ from togi.stages.base import MODEL_FOLDER
 from togi.stages.context import Context
 
 
+@dataclass(frozen=True, slots=True)
 class PlainAnswers:
-    """Cuts the samples of `ref` at the end of their answers."""
+    """Cuts samples at the end of their answers, before the first of `ends`."""
 
-    def __init__(self, context: Context, ref: SamplesRef) -> None:
-        self.ends: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, context: Context, ref: SamplesRef) -> Self:
+        """Those for the samples of `ref`."""
         folder = context.inputs[ref].folder
-        if folder is not None and ref.output != MAIN and (card := folder / MODEL_FOLDER / CARD).exists():
-            template = read_object(card)["template"]
-            self.ends = tuple(filter(None, (template["terminator"], *template["turn_starts"])))
+        if folder is None or ref.output == MAIN or not (card := folder / MODEL_FOLDER / CARD).exists():
+            return cls()
+        template = read_object(card)["template"]
+        return cls(tuple(filter(None, (template["terminator"], *template["turn_starts"]))))
 
     def __call__(self, sample: Sample) -> Sample:
         text = sample.completion.text

@@ -55,7 +55,7 @@ class _Ranking:
     def __init__(self, settings: Pairs, context: Context) -> None:
         self.settings = settings
         self.context = context
-        self.plain = PlainAnswers(context, settings.samples)
+        self.plain = PlainAnswers.of(context, settings.samples)
         self.wins = _wins(settings, context)
         self.by = "verdicts" if self.wins is not None else _score_name(settings, context)
         self.torn = 0

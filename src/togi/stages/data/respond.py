@@ -68,6 +68,7 @@ STAGE = StageType(
     Respond,
     outputs=gives("samples"),
     work="togi.stages.data.respond_work",
+    model_rows="togi.stages.data.respond_rows",
     reasons=REASONS,
     estimate=estimate,
 )

@@ -1,22 +1,25 @@
 """The work of `respond`: a unit is a batch of prompts answered by one model, and only one batch is in memory."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from togi.core.errors import StageError
-from togi.core.records import Completion, Prompt, Sample, with_system
-from togi.core.seeds import derive, make_id
-from togi.core.settings import Ref
+from togi.core.records import Completion, Prompt, Sample
+from togi.core.seeds import make_id
 from togi.stages.context import Context
-from togi.stages.data.respond import Respond
+from togi.stages.data.respond import STAGE, Respond
+from togi.stages.data.respond_rows import Answer, answers, as_asked
+from togi.stages.data.rows import shard_task
 from togi.stages.data.shown import Shown
-from togi.stages.endpoints import ChatGenerator, generator
+from togi.stages.endpoints import generator
+from togi.stages.model_shards import found_by, is_spread, with_model
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
+from togi.stages.shards import ShardTask
 
 BATCH = 16
 BATCH_OF_ENDPOINTS = 1024  # each answer is stored as it arrives, so a large unit loses nothing and keeps servers busy
+UNIT = "batch"
 
 
 def run(settings: Respond, context: Context) -> None:
@@ -38,19 +41,12 @@ def run(settings: Respond, context: Context) -> None:
 
 
 def rehearse(settings: Respond, context: Context) -> Iterator[Rehearsed]:
-    prompts = asked([_as_asked(settings, prompt) for prompt in context.records(settings.prompts)])
+    prompts = asked([as_asked(settings, prompt) for prompt in context.records(settings.prompts)])
     for ref in settings.models:
         model = weightless(context, ref)
         yield from prompt_rows(
             context, model, prompts, settings.max_tokens, lambda name: context.drop(name, "too_long")
         )
-
-
-Answer = dict[str, Any]
-"""The `text` of a completion without the terminator, trimmed, and its `stop`."""
-
-OVERLONG: Answer = {"text": "", "stop": "too_long"}
-"""Placeholder for the answers to a prompt that leaves no room for them."""
 
 
 @dataclass(slots=True)
@@ -66,15 +62,12 @@ class _Answering:
         """Yields the prompts of each batch, and for each prompt the answers of each model."""
         settings, size = self.settings, self._size()
         models = len(settings.models)
-        speakers = [generator(self.context, ref, batch_rows=size * settings.samples) for ref in settings.models]
-        units = self.context.stream_units(
-            -(-self.total // size) * models,
-            lambda number: self._ask(settings.models[number % models], speakers[number % models]),
-            told=False,
-        )
+        count = -(-self.total // size) * models
+        asks = list(self._asks(count, size))
+        units = self.context.stream_units(count, lambda number: asks[number % models](), UNIT, told=False)
         done = 0
         for batch in self.context.batches(settings.prompts, size):
-            self.prompts = [_as_asked(settings, prompt) for prompt in batch]
+            self.prompts = [as_asked(settings, prompt) for prompt in batch]
             by_model = []
             for _ in settings.models:
                 by_model.append(next(units))
@@ -86,36 +79,40 @@ class _Answering:
         remote = all(self.context.inputs[ref].endpoint is not None for ref in self.settings.models)
         return self.settings.batch_prompts or (BATCH_OF_ENDPOINTS if remote else BATCH)
 
-    def _ask(self, ref: Ref, speaker: ChatGenerator) -> list[list[Answer]]:
-        """Returns one model's answers to the current prompts. Its name is part of the seed, so its answers do not
-        depend on which other models answer."""
-        params = self.settings.params(seed=derive(self.context.seed, "respond", ref.name), n=self.settings.samples)
-        ends = [end for end in (speaker.terminator, *speaker.turn_starts) if end]
-        fits = [speaker.fits(prompt, params) for prompt in self.prompts]
-        asked = [prompt for prompt, room in zip(self.prompts, fits, strict=True) if room]
-        found = iter(speaker.generate(asked, params) if asked else ())
-        return [[_answer(each, ends) for each in next(found)] if room else [OVERLONG] * params.n for room in fits]
+    def _asks(self, count: int, size: int) -> Iterator[Callable[[], list[list[Answer]]]]:
+        """For each model a function that returns its answers to the current prompts, of one of `count` units."""
+        settings, context = self.settings, self.context
+        rows = size * settings.samples
+        tasks = {place: self._task(place, rows) for place, ref in enumerate(settings.models) if is_spread(context, ref)}
+        spread = found_by(context, self._shards(tasks, count, size))
+        for place, ref in enumerate(settings.models):
+            if place in tasks:
+                yield lambda: next(spread)
+                continue
+            speaker = generator(context, ref, batch_rows=rows)
+            yield lambda ref=ref, speaker=speaker: answers(settings, context.seed, ref, speaker, self.prompts)
 
+    def _task(self, place: int, rows: int) -> ShardTask:
+        task = shard_task(STAGE, self.settings, self.context, self.settings.prompts, 0, {"place": place})
+        return with_model(task, self.context, self.settings.models[place], batch_rows=rows)
 
-def _as_asked(settings: Respond, prompt: Prompt) -> Prompt:
-    return prompt if settings.system is None else with_system(prompt, settings.system)
-
-
-def _answer(completion: Completion, ends: Sequence[str]) -> Answer:
-    """Cuts the text at the first terminator or turn start. An answer that ran into another turn counts as ended."""
-    text, stop = completion.text, completion.stop
-    for end in ends:
-        text, found, _ = text.partition(end)
-        stop = "terminator" if found and stop == "length" else stop
-    return {"text": text.strip(), "stop": stop}
+    def _shards(self, tasks: Mapping[int, ShardTask], count: int, size: int) -> list[ShardTask]:
+        """The units that other processes do, of those that are left; a model's task says what they have in common."""
+        models = len(self.settings.models)
+        left = self.context.missing_units(count, UNIT) if tasks else []
+        return [
+            replace(tasks[unit % models], number=unit, first=unit // models * size, count=size)
+            for unit in left
+            if unit % models in tasks
+        ]
 
 
 def _samples(
     settings: Respond, context: Context, prompt: Prompt, by_model: Sequence[Sequence[Answer]]
 ) -> Iterator[Sample]:
     """Yields the kept answers to one prompt, ordered by model and number; drops the others."""
-    for place, (ref, answers) in enumerate(zip(settings.models, by_model, strict=True)):
-        for index, answer in enumerate(answers):
+    for place, (ref, found) in enumerate(zip(settings.models, by_model, strict=True)):
+        for index, answer in enumerate(found):
             if reason := _why_dropped(settings, answer):
                 context.drop(prompt, reason)
                 continue

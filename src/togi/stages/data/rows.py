@@ -37,10 +37,10 @@ def shard_task(
     number: int,
     more: dict[str, Any] | None = None,
 ) -> ShardTask:
-    """Shard `number` of the records of `ref`, for the module `stage.rows`; `more` is for its `value_of`."""
+    """Shard `number` of the records of `ref`, for the module that the type names; `more` is for its `value_of`."""
     cls = type(settings)
     return ShardTask(
-        rows=stage.rows,
+        rows=stage.rows or stage.model_rows,
         settings_class=f"{cls.__module__}:{cls.__qualname__}",
         settings=settings.model_dump(mode="json"),
         stage=context.name,

@@ -51,6 +51,7 @@ STAGE = StageType(
     Score,
     outputs=gives("samples"),
     work="togi.stages.data.score_work",
+    model_rows="togi.stages.data.score_rows",
     conserves=True,
     reasons=REASONS,
     chooses=lambda settings: settings.samples,

@@ -1,23 +1,25 @@
 """The work of `score`: a unit is a batch of samples in order, and only one batch is in memory."""
 
-import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from togi.core.errors import GraderError, InputError, StageError
-from togi.core.protocols import Scorer
+from togi.core.errors import InputError, StageError
 from togi.core.records import Sample
 from togi.stages.context import Context
 from togi.stages.data.answers import PlainAnswers
-from togi.stages.data.score import Score
+from togi.stages.data.rows import shard_task
+from togi.stages.data.score import STAGE, Score
+from togi.stages.data.score_rows import Scores, scores_of
 from togi.stages.data.shown import Shown
 from togi.stages.endpoints import scorer
+from togi.stages.model_shards import found_by, is_spread, with_model
 
 BATCH = 64
 BATCH_OF_ENDPOINT = 2048
+UNIT = "batch"
 QUANTILES = (3, 10, 25, 50, 75, 90, 97)  # per cent, as in published tables of rejection sampling
 
 
@@ -44,14 +46,20 @@ def run(settings: Score, context: Context) -> None:
     context.summary |= {f"score {settings.score_name}": figures, **shown.summary()}
 
 
-def _scored(settings: Score, context: Context) -> Iterator[tuple[list[Sample], list[float | str]]]:
+def _scored(settings: Score, context: Context) -> Iterator[tuple[list[Sample], Scores]]:
     """Yields the samples of each batch with their scores; a missing score is replaced by the error message."""
     total = context.records_count(settings.samples)
     remote = context.inputs[settings.scorer].endpoint is not None
     size = settings.batch_samples or (BATCH_OF_ENDPOINT if remote else BATCH)
-    plain, judge = PlainAnswers(context, settings.samples), scorer(context, settings.scorer)
+    plain = PlainAnswers.of(context, settings.samples)
     batch: list[Sample] = []
-    units = context.stream_units(-(-total // size), lambda _: _score(judge, batch), told=False)
+    count = -(-total // size)
+    if is_spread(context, settings.scorer):
+        spread = _spread(settings, context, plain, size, count)
+        units = context.stream_units(count, lambda _: next(spread), UNIT, told=False)
+    else:
+        judge = scorer(context, settings.scorer)
+        units = context.stream_units(count, lambda _: scores_of(judge, batch), UNIT, told=False)
     done = 0
     for found in context.batches(settings.samples, size):
         batch[:] = map(plain, found)
@@ -62,6 +70,14 @@ def _scored(settings: Score, context: Context) -> Iterator[tuple[list[Sample], l
         yield list(batch), scores
 
 
+def _spread(settings: Score, context: Context, plain: PlainAnswers, size: int, count: int) -> Iterator[Scores]:
+    """The scores of the batches that are left to do, from other processes."""
+    task = shard_task(STAGE, settings, context, settings.samples, 0, {"ends": plain.ends})
+    task = with_model(task, context, settings.scorer)
+    left = context.missing_units(count, UNIT)
+    return found_by(context, [replace(task, number=unit, first=unit * size, count=size) for unit in left])
+
+
 def _refuse_taken(settings: Score, context: Context, batch: Sequence[Sample]) -> None:
     """Raises InputError for samples that already have a score of this name."""
     if any(settings.score_name in sample.scores for sample in batch):
@@ -69,21 +85,6 @@ def _refuse_taken(settings: Score, context: Context, batch: Sequence[Sample]) ->
             f"stage {context.name}: {settings.samples} already has a score {settings.score_name!r}, which would be "
             "overwritten; choose another name with `as`"
         )
-
-
-def _score(judge: Scorer, batch: Sequence[Sample]) -> list[float | str]:
-    """Scores a batch. A score is a finite number; everything else counts as a failure."""
-    try:
-        scores = judge.score([(sample.prompt.messages, sample.text) for sample in batch])
-    except GraderError as error:
-        return [str(error)] * len(batch)
-    return [_checked(score) for score in scores]
-
-
-def _checked(score: float | GraderError) -> float | str:
-    if isinstance(score, GraderError):
-        return str(score)
-    return score if math.isfinite(score) else f"the scorer gave {score}"
 
 
 def _tell_failures(context: Context, kept: int, wrong: str) -> None:
