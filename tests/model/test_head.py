@@ -60,6 +60,19 @@ def test_a_frozen_head_gets_no_gradient():
     assert module.weight.grad is None and hidden_NH.grad is not None
 
 
+@pytest.mark.parametrize(
+    "module", [nn.Linear(8, 12, bias=True), nn.Sequential(nn.Linear(8, 12))], ids=["plain", "other"]
+)
+def test_without_targets_all_gradients_are_zero(module):
+    """So an optimiser moves the head as it moves the rest, as it does with several ranks."""
+    hidden = torch.randn(3, 8, requires_grad=True)
+    none = torch.zeros(0, dtype=torch.long)
+    token_logp(Head(module), hidden[:0], none).logp_N.sum().backward()
+    for weight in (hidden, *module.parameters()):
+        assert weight.grad is not None and not weight.grad.any()
+        weight.grad = None
+
+
 def test_bf16_hidden_states_give_fp32_log_probabilities():
     torch.manual_seed(0)
     module = nn.Linear(H, V, bias=False)

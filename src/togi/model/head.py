@@ -203,7 +203,9 @@ def token_logp(
     if not temperature > 0:
         raise InputError(f"temperature {temperature}: log-probabilities need a temperature above 0")
     if len(target_N) == 0:
-        empty = hidden_NH.sum() * torch.zeros(0, device=hidden_NH.device)  # keeps the graph, so ranks stay in step
+        # a graph with gradients of zero, also for the head: so ranks stay in step, and one process does as several do
+        used = [hidden_NH, *(weight for weight in head.module.parameters() if weight.requires_grad)]
+        empty = sum(each.sum() for each in used) * torch.zeros(0, device=hidden_NH.device)
         return TokenLogp(empty, empty.detach() if entropy else None)
     kind = hidden_NH.device.type
     autocast_dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -50,7 +50,8 @@ class Batch:
     `sequence_N` (int64) is the sequence of each scored token. Log-probabilities: `old_logp_N` under the policy at the
     start of the step (absent: under the policy itself), `ref_logp_N` under the stage's initial model, `ref_logp_S` its
     sums per sequence, `sampler_logp_N` as reported by the sampler (NaN if it reported none). `terminator_N` (bool)
-    marks terminator tokens. Pair p is (2p, 2p + 1) unless `chosen_P` and `rejected_P` are given.
+    marks terminator tokens. Pair p is (2p, 2p + 1) unless `chosen_P` and `rejected_P` are given. `example_S` is the
+    example that each sequence belongs to (absent: each is one of its own).
     """
 
     num_sequences: int
@@ -64,6 +65,7 @@ class Batch:
     chosen_P: Tensor | None = None
     rejected_P: Tensor | None = None
     margin_P: Tensor | None = None
+    example_S: Tensor | None = None
     idle_sequences: int = 0
     idle_tokens: int = 0
 

@@ -178,8 +178,8 @@ def _k3(logp_N: Tensor, ref_logp_N: Tensor) -> Tensor:
 
 
 def _observed(output: Output, old_N: Tensor, batch: Batch, correction: SamplerCorrection | None) -> Metrics:
-    """Metrics that are always logged: entropy, length, and the mismatch with the sampler, even without a correction."""
-    metrics: Metrics = {"length": (float(batch.sequence_N.numel()), float(batch.num_sequences))}
+    """Metrics that are always logged: entropy, and the mismatch with the sampler, even without a correction."""
+    metrics: Metrics = {}
     if output.entropy_N is not None:
         metrics["entropy"] = mean_of(output.entropy_N)
     if batch.sampler_logp_N is not None:

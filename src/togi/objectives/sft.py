@@ -16,10 +16,10 @@ Normalise = Literal["tokens", "sequences"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SFT:
-    """-log p, averaged over the scored tokens of the step (`tokens`), or first within each sequence (`sequences`), so
-    that short answers weigh as much as long ones.
+    """-log p, averaged over the scored tokens of the step (`tokens`), or first within each example (`sequences`), so
+    that short chats weigh as much as long ones.
 
-    A sequence without scored tokens is not counted. A step without scored tokens is an error, because it would change
+    An example without scored tokens is not counted. A step without scored tokens is an error, because it would change
     nothing.
     """
 
@@ -34,8 +34,8 @@ class SFT:
         return frozenset()
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """Scored tokens, and sequences that have any."""
-        return {"tokens": float(batch.sequence_N.numel()), "sequences": float(batch.sequence_N.unique().numel())}
+        """Scored tokens, and examples that have any."""
+        return {"tokens": float(batch.sequence_N.numel()), "sequences": float(_examples(batch).unique().numel())}
 
     def loss(self, output: Output, batch: Batch, totals: Mapping[str, float]) -> tuple[Tensor, Metrics]:
         """The step's loss over the tokens of this micro-batch."""
@@ -45,5 +45,10 @@ class SFT:
             metrics["entropy"] = mean_of(output.entropy_N)
         if self.normalise == "tokens":
             return -logp_N.sum() / nonzero_total(totals, "tokens"), metrics
-        mean_S = segment_mean(logp_N, batch.sequence_N, batch.num_sequences)
+        mean_S = segment_mean(logp_N, _examples(batch), batch.num_sequences)
         return -mean_S.sum() / nonzero_total(totals, "sequences"), metrics
+
+
+def _examples(batch: Batch) -> Tensor:
+    """The example of each scored token (N,)."""
+    return batch.sequence_N if batch.example_S is None else batch.example_S[batch.sequence_N]

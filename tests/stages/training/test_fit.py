@@ -16,7 +16,7 @@ from togi.stages.context import Context
 from togi.stages.data.synthesize import Synthesize
 from togi.stages.training import sft_work
 from togi.stages.training.examples_work import Example, ShuffledEpochs, split
-from togi.stages.training.fit_work import tell_long_warmup
+from togi.stages.training.fit_work import tell_long_warmup, tell_lost_decay
 from togi.stages.training.pretrain import TrainPretrain
 from togi.stages.training.reward import TrainReward
 from togi.stages.training.sft import TrainSft
@@ -233,6 +233,14 @@ def test_a_warm_up_of_half_of_the_steps_is_an_alarm(tmp_path, warmup, told):
     tell_long_warmup(TrainSft(**BASE, warmup_steps=warmup), context, 10)
     file = context.folder / "alarms.jsonl"
     assert file.exists() == bool(told) and (not told or told in json.loads(file.read_text())["message"])
+
+
+@pytest.mark.parametrize(("final", "told"), [(5, False), (9, True), (20, True)])
+def test_final_steps_that_leave_no_decay_are_an_alarm(tmp_path, final, told):
+    context = bare_context(tmp_path, chats=chats())
+    tell_lost_decay(TrainSft(**BASE, warmup_steps=1, final_rate=0.1, final_steps=final), context, 10)
+    file = context.folder / "alarms.jsonl"
+    assert file.exists() == told and (not told or "leave none for the cosine decay" in file.read_text())
 
 
 def test_training_tells_a_long_warm_up(tmp_path):

@@ -407,6 +407,19 @@ def test_the_best_validation_decides_which_weights_are_kept(bench):
     assert lines(last) == lines(best) and (weights(last) == weights(best)) == (chosen == 8)
 
 
+def test_a_long_warm_up_is_told(bench):
+    more = {"learning_rate": 1e-3, "steps": 2}
+    for warmup, told in ((1, False), (20, True)):
+        alarms = bench.run(f"warm-{warmup}", bench.settings(**more, warmup_steps=warmup)) / "alarms.jsonl"
+        assert (alarms.exists() and "long_warmup" in alarms.read_text()) is told
+
+
+def test_batches_without_anything_to_learn_from_are_told(bench):
+    folder = bench.run("equal", bench.settings("same", steps=3, dead_steps=2))
+    (alarm,) = [row for row in lines(folder, "alarms.jsonl") if row["name"] == "nothing_to_learn"]
+    assert alarm["step"] == 2 and "in its first 2 batches" in alarm["message"]
+
+
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 

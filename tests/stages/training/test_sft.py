@@ -295,6 +295,26 @@ def test_answers_that_the_template_rewrites_are_learnt_in_sequences_that_end_wit
     assert task.plant([found]).target_N.numel() == sum(sum(s.scored) for s in found.group)
 
 
+def test_a_chat_that_is_split_weighs_as_much_as_another_with_normalise_sequences(border):
+    """SPEC: first the mean within each chat, then over chats; reference: the library's own log-probabilities."""
+    made = thinking_border(border, normalise="sequences")
+    other = (("user", "Hi"), ("assistant", "No, not at all."))
+    found = [made(chat(*talk, name=name)) for name, talk in (("a", TALK), ("b", other), ("c", TALK))]
+    assert [len(example.group) for example in found] == [2, 1, 2]
+    task = SftTask(made.settings, Data(found), made.model)
+    objective, totals, losses = task.objective(0), {"tokens": 0.0, "sequences": 0.0}, []
+    parts = [part for _, part in micro_batches(task, found, 250)]
+    assert len(parts) == 2
+    for part in parts:
+        for name, count in objective.counts(part.batch).items():
+            totals[name] += count
+    for part in parts:
+        losses.append(objective.loss(task.forward(task.module, part.inputs), part.batch, totals)[0].item())
+    means = [plain_logprobs(made.model.net, example.group).mean().item() for example in found]
+    assert totals["sequences"] == 3
+    assert sum(losses) == pytest.approx(-sum(means) / 3, abs=1e-5)
+
+
 def test_only_the_last_of_them_is_learnt_where_it_is_asked_for(border):
     made = thinking_border(border, rewritten_answers="last")
     assert scored_text(made, made(chat(*TALK))).endswith("So.<|im_end|>")

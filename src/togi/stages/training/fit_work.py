@@ -271,6 +271,7 @@ def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task
     trainer.resume()
     if trainer.step == 0:
         tell_long_warmup(settings, context, source.total_steps)
+        tell_lost_decay(settings, context, source.total_steps)
         for name, message in task.data.warnings:
             context.alarm(name, message)
     validated.resume(trainer)
@@ -295,6 +296,20 @@ def tell_long_warmup(settings: Optimisation, context: Context, total: int) -> No
             f"warmup_steps, for example to {total // 10}, or train for more steps",
             value=warmup,
             threshold=total / 2,
+        )
+
+
+def tell_lost_decay(settings: Optimisation, context: Context, total: int) -> None:
+    """Raises an alarm if warm-up and final steps leave no step for the decay of the learning rate."""
+    left = total - settings.warmup_steps - settings.final_steps
+    if settings.schedule != "constant" and settings.final_steps and left <= 1 and total > 2:
+        context.alarm(
+            "lost_decay",
+            f"training takes {total} steps; warmup_steps {settings.warmup_steps} and final_steps "
+            f"{settings.final_steps} leave none for the {settings.schedule} decay, so the rate drops at once; lower "
+            "them, or train for more steps",
+            value=max(left, 0),
+            threshold=1,
         )
 
 

@@ -394,7 +394,7 @@ STAGE = StageType(
     TrainGrpo,
     outputs=gives("model", samples="samples"),
     work="togi.stages.training.grpo_work",
-    version=6,
+    version=7,
     estimate=estimate,
     job=job,
 )

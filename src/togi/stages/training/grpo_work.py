@@ -29,7 +29,7 @@ from togi.stages.seen_prompts import keep_learnt
 from togi.stages.spoken import Spoken, common_system
 from togi.stages.timing import timed
 from togi.stages.training.examples_work import Example, check_fits, split
-from togi.stages.training.fit_work import adamw_update
+from togi.stages.training.fit_work import adamw_update, tell_long_warmup, tell_lost_decay
 from togi.stages.training.grpo import TrainGrpo
 from togi.stages.training.grpo_rollouts_work import Answer, Rollout, Rollouts, check_marks, teaches
 from togi.stages.training.grpo_updates_work import Micro, Updates
@@ -79,6 +79,8 @@ def _train(
     )
     trainer.resume()
     if trainer.step == 0:
+        tell_long_warmup(settings, context, settings.steps)
+        tell_lost_decay(settings, context, settings.steps)
         _warn_biased_sampling(settings, context)
         _warn_overlap(context, training, held_out)
     source.validated.resume(trainer)
@@ -133,7 +135,7 @@ class GrpoBatches:
         self.ahead: Rollout | None = None
         self.step = 0  # optimiser steps in the policy's weights the next time the engine samples
         self.published: int | None = None  # optimiser steps in the engine's weights
-        self.dead = 0
+        self.dead = self.idle = 0  # of the first batches of samples, those without a passed gate, without a gradient
         self.first_variety = 0.0
         self.validated = BestValidation(settings.choose_by, settings.choose == "best")
 
@@ -144,6 +146,7 @@ class GrpoBatches:
             **self.rollouts.state(),
             "consumed": self.made.consumed or self.rollouts.consumed,
             "dead": self.dead,
+            "idle": self.idle,
             "crossed": list(self.watch.crossed),
             "first_variety": self.first_variety,
             "best": self.validated.best,
@@ -151,7 +154,7 @@ class GrpoBatches:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.rollouts.restore(state)
-        self.dead, self.watch.crossed = state["dead"], list(state["crossed"])
+        self.dead, self.idle, self.watch.crossed = state["dead"], state.get("idle", 0), list(state["crossed"])
         self.first_variety, self.validated.best = state["first_variety"], state["best"]
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -269,6 +272,16 @@ class GrpoBatches:
         for alarm in alarms:
             self.context.alarm(alarm.name, alarm.message, step=step, value=alarm.value, threshold=alarm.threshold)
         stop_on(alarms)
+        if not any(map(teaches, self.made.groups)) and self.idle == number:
+            self.idle = number + 1
+            if self.idle == self.settings.dead_steps:
+                self.context.alarm(
+                    "nothing_to_learn",
+                    f"in its first {self.idle} batches of samples no group had an answer to learn from: the rewards of "
+                    "each group are equal, or its answers are masked; change the prompts, the reward or "
+                    "sampling.max_tokens",
+                    step=step,
+                )
         if metrics["gate_pass_rate"] == 0 and self.dead == number:
             self.dead = number + 1
         if self.settings.dead_steps and self.dead == number + 1 == self.settings.dead_steps:

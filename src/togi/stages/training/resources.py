@@ -29,7 +29,8 @@ class Resources(RankedSettings):
     weights: Literal["float32", "bfloat16", "bfloat16-master"] = Field(
         default="float32",
         description="type of the weights during training. bfloat16 loses small updates; with lora it applies to the "
-        "frozen weights alone, and no update is lost. bfloat16-master: bfloat16 with float32 master weights",
+        "frozen weights alone, and no update is lost. bfloat16-master: bfloat16 with float32 master weights during "
+        "the training; the saved weights are those in bfloat16",
     )
     save_dtype: Literal["base", "float32", "bfloat16", "float16"] = Field(
         default="base",

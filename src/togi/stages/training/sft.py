@@ -132,7 +132,7 @@ STAGE = StageType(
     TrainSft,
     outputs=gives("model"),
     work="togi.stages.training.sft_work",
-    version=2,
+    version=3,
     reasons=REASONS,
     estimate=estimate,
     job=training_job,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from togi.core.errors import InputError
 from togi.core.records import Chat, Message, led_by_system
@@ -13,6 +14,7 @@ from togi.core.settings import refs_of
 from togi.model.forest import Forest, plant
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
+from togi.objectives.base import Batch
 from togi.objectives.sft import SFT
 from togi.stages.base import MODEL_FOLDER
 from togi.stages.context import Context
@@ -242,7 +244,19 @@ class SftTask(TokenTask):
         return SFT(normalise=self.settings.normalise)
 
     def plant(self, examples: Sequence[Example]) -> Forest:
-        return plant(grouped([sequence for example in examples for sequence in example.group], SHARED))
+        return plant(_trees(examples))
+
+    def batch(self, examples: Sequence[Example], inputs: Forest) -> Batch:
+        batch = super().batch(examples, inputs)
+        if all(len(example.group) == 1 for example in examples):
+            return batch
+        numbers = {id(sequence): n for n, example in enumerate(examples) for sequence in example.group}
+        example_S = [numbers[id(sequence)] for tree in _trees(examples) for sequence in tree]
+        return replace(batch, example_S=torch.tensor(example_S, device=self.device))
+
+
+def _trees(examples: Sequence[Example]) -> list[list[TokenSequence]]:
+    return grouped([sequence for example in examples for sequence in example.group], SHARED)
 
 
 def grouped(sequences: Sequence[TokenSequence], least: int) -> list[list[TokenSequence]]:
