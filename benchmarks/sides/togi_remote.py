@@ -16,14 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import togi_grpo
 import torch
-import workloads
 from side import Side, versions
 
 from togi.client.endpoint import Endpoint
 from togi.client.live import LiveClient
 from togi.core.codec import write_records
-from togi.core.records import Message, Prompt
 from togi.core.sources import ModelSource
 from togi.stages.base import RECORDS_FILE
 from togi.stages.context import Context, Control, Resolved
@@ -109,30 +108,18 @@ def _wait_for(process: "subprocess.Popen[bytes]", port: int) -> None:
 
 def settings(config: dict[str, Any]) -> TrainGrpo:
     """The stage as in a recipe."""
-    reward = {"type": "function", "file": str(Path(workloads.__file__)), "name": "reward_of"}
-    return TrainGrpo.model_validate(
-        {
-            "init": "$base",
-            "prompts": "$prompts",
-            "reward": {"terms": [reward]},
-            "steps": 10_000,
-            "save_every": 10_000,
-            "prompts_per_step": config["groups"],
-            "group_size": config["samples"],
-            "sampling": {"max_tokens": config["answer"]},
-            "learning_rate": config["lr"],
-            "staleness": config["staleness"],
-            "loss": {"sampler_correction": {"level": "token", "mode": "truncate", "cap": 2.0}},
-            **({"engine": {"model": "$there"}} if config["server"] else {}),
-        }
+    return togi_grpo.settings(
+        config,
+        save_every=10_000,
+        staleness=config["staleness"],
+        loss={"sampler_correction": {"level": "token", "mode": "truncate", "cap": 2.0}},
+        **({"engine": {"model": "$there"}} if config["server"] else {}),
     )
 
 
 def inputs(config: dict[str, Any], folder: Path, url: str) -> dict[str, Resolved]:
     """The policy, its server and its prompts."""
-    texts = workloads.prompt_texts(config, 64 * config["groups"])
-    prompts = [Prompt(id=str(i), messages=(Message("user", text),)) for i, text in enumerate(texts)]
-    write_records(folder / "prompts" / RECORDS_FILE, "prompts", prompts)
+    write_records(folder / "prompts" / RECORDS_FILE, "prompts", togi_grpo.prompts(config))
     source = ModelSource(kind="path", name=config["model"], template="chatml")
     endpoint = Endpoint(name="there", urls=(url,), model="policy", protocol="togi")
     return {

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import togi_common
-import workloads
+import togi_grpo
 from side import Side, versions
 
-from togi.core.records import Message, Prompt
 from togi.core.sources import ModelSource
 from togi.model.load import LoadedModel, load
 from togi.stages.context import Context, Control
-from togi.stages.training.grpo import TrainGrpo
 from togi.stages.training.grpo_work import GrpoBatches
 from togi.text.template import Template
 from togi.train.loop import train_steps
@@ -22,24 +20,6 @@ from togi.train.loop import train_steps
 NEVER = "<|no answer ends with this|>"
 BARE = Template(name="bare", terminator=NEVER, generation="", roles={"user": ("", ""), "assistant": ("", NEVER)})
 """Unchanged prompts, and answers of full length; the peer has the same settings."""
-
-
-def settings(config: dict[str, Any]) -> TrainGrpo:
-    """The stage as in a recipe."""
-    reward = {"type": "function", "file": str(Path(workloads.__file__)), "name": "reward_of"}
-    return TrainGrpo.model_validate(
-        {
-            "init": "$base",
-            "prompts": "$prompts",
-            "reward": {"terms": [reward]},
-            "steps": 10_000,
-            "prompts_per_step": config["groups"],
-            "group_size": config["samples"],
-            "sampling": {"max_tokens": config["answer"]},
-            "learning_rate": config["lr"],
-            "micro_batch_tokens": config["tokens"],
-        }
-    )
 
 
 def context(config: dict[str, Any]) -> Context:
@@ -52,11 +32,10 @@ def context(config: dict[str, Any]) -> Context:
 def main() -> None:
     side = Side()
     config = side.config
-    texts = workloads.prompt_texts(config, 64 * config["groups"])
-    prompts = [Prompt(id=str(i), messages=(Message("user", text),)) for i, text in enumerate(texts)]
     loaded = load(ModelSource(kind="path", name=config["model"], template="chatml"), Path(config["model"]))
     model = LoadedModel(net=loaded.net, tokenizer=loaded.tokenizer, template=BARE, name="base")
-    source = GrpoBatches(settings(config), context(config), model, prompts)
+    settings = togi_grpo.settings(config, micro_batch_tokens=config["tokens"])
+    source = GrpoBatches(settings, context(config), model, togi_grpo.prompts(config))
     started = 0.0
 
     def steps() -> Iterator[Any]:

@@ -78,6 +78,24 @@ def test_two_evaluations_outside_any_recipe_are_kept_and_compared(place: Path, s
     assert forced["unlike"] and forced["metrics"]["accuracy"]["difference"]["n"] == 20
 
 
+def test_bad_rows_of_an_evaluation_are_dropped_and_told(place: Path, server: Stub):
+    bad = (place / "few.jsonl").read_text() + json.dumps({"prompt": "Q?", "chosen": "", "rejected": "Bad."}) + "\n"
+    (place / "bad.jsonl").write_text(bad)
+    data, key = f"reward_accuracy:{place / 'bad.jsonl'}", ("--key-env", "STUB_KEY")
+    models = [f"{server.url}#{name}" for name in ("large", "small")]
+    told = {"bad": {"empty_text": 1}}
+    ended = togi(place / "home", "evaluate", models[0], data, *key, STUB_KEY=KEY)
+    assert ended.returncode == 3 and "--on-bad-row drop" in ended.stderr
+    found = evaluate(place, server, "large", data, "--on-bad-row", "drop")
+    assert (found["rows"], found["bad_rows"]) == (20, told)
+    assert evaluate(place, server, "large", f"reward_accuracy:{place / 'few.jsonl'}")["bad_rows"] == {}
+    words = (*models, data, *key, "--on-bad-row", "drop")
+    ended = togi(place / "home", "compare", *words, STUB_KEY=KEY)
+    assert "left out when bad was read: empty_text 1" in ended.stdout
+    ended = togi(place / "home", "compare", *words, "--json", STUB_KEY=KEY)
+    assert json.loads(ended.stdout)["bad_rows"] == told
+
+
 GRADES = {"Name a bird.": (8, 3), "Name a fish.": (7, 5), "Name a tree.": (8, 4), "Name a sea.": (9, 3)}
 """The judge's first grades for answers of `large` and of `small`; the second grades are one higher."""
 

@@ -50,3 +50,17 @@ def test_scores_are_those_of_transformers_whatever_stands_beside(model: Path):
                 expected = net(**tokenizer(text, return_tensors="pt", add_special_tokens=False, **more)).logits.item()
             assert each["score"] == pytest.approx(expected, abs=1e-4)
     assert len({each["score"] for each in found["scores"]}) == 6
+
+
+def test_a_bad_row_is_dropped_and_counted_as_the_error_advises(model: Path):
+    path = model.parent / "bad.jsonl"
+    path.write_text(
+        "".join(json.dumps({"prompt": "Hi?", "answer": text}) + "\n" for text in ("One.", None, "Two.", "Three."))
+    )
+    ended = togi(model.parent / "home", "score", str(model), str(path))
+    assert ended.returncode == 3 and "bad.jsonl:2: " in ended.stderr and "--on-bad-row drop" in ended.stderr
+    ended = togi(model.parent / "home", "score", str(model), str(path), "--on-bad-row", "drop", "--json")
+    found = json.loads(ended.stdout)
+    assert (found["rows"], len(found["scores"]), found["dropped"]) == (4, 3, {"empty_text": 1})
+    ended = togi(model.parent / "home", "score", str(model), str(path), "--on-bad-row", "drop")
+    assert "3 answers, empty_text 1; " in ended.stdout

@@ -139,6 +139,9 @@ def test_a_folder_without_documents(tmp_path):
         ('<meta charset="Shift_JIS"><p>茶①'.encode("cp932"), "茶①"),
         ('<meta charset="gb2312"><p>茶镕'.encode("gbk"), "茶镕"),
         ('<!-- <meta charset="koi8-r"> --><meta charset="ISO-8859-5"><p>Чай'.encode("iso8859-5"), "Чай"),
+        (b'<meta charset="windows-1252"><p>a\x81\x8d\x8f\x90\x9d', "a\x81\x8d\x8f\x90\x9d"),
+        (b'<meta charset="iso-8859-1"><p>\x9d\x93x\x94', "\x9d“x”"),
+        (b'<meta charset="windows-1251"><p>\x98\xd7\xe0\xe9', "\x98Чай"),
         ('<meta charset="koi8-r"><p>Чай'.encode("utf-8-sig"), "Чай"),
         ('<meta charset="koi8-r"><p>Чай'.encode("utf-16"), "Чай"),
     ],
@@ -154,6 +157,16 @@ def test_a_page_in_an_unknown_encoding_is_an_error(tmp_path, label):
     path = tmp_path / "page.html"
     path.write_bytes(f'<meta charset="{label}"><p>Чай'.encode("cp1251"))
     with pytest.raises(InputError, match=rf"page.html: is not utf-8 text \(it declares '{label}'\)"):
+        read_parts(path)
+
+
+@pytest.mark.parametrize(
+    ("label", "content"), [("shift_jis", b"\x81"), ("windows-1253", b"\xaa"), ("utf-8", b"\x9d"), ("gbk", b"\x9d ")]
+)
+def test_bytes_that_an_encoding_does_not_have_are_an_error(tmp_path, label, content):
+    path = tmp_path / "page.html"
+    path.write_bytes(f'<meta charset="{label}"><p>a'.encode() + content)
+    with pytest.raises(InputError, match=rf"it declares '{label}'"):
         read_parts(path)
 
 

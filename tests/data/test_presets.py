@@ -63,6 +63,10 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         "pairs",
         {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "subset": "hep-go", "id": 1},
     ),
+    "allenai/reward-bench-2": (
+        "pairs",
+        {"id": "1", "prompt": "Why?", "chosen": ["So."], "rejected": ["No."], "subset": "Math", "num_correct": 1},
+    ),
     "Anthropic/hh-rlhf": ("pairs", {side: f"\n\nHuman: Why?\n\nAssistant: {text}" for side, text in SIDES.items()}),
     "OpenAssistant/oasst1": ("pairs", {"message_tree_id": "t", "prompt": TREE}),
     "WeOpenML/PandaLM": ("pairs", PANDALM),
@@ -209,6 +213,19 @@ def test_rows_of_reward_bench_have_their_section(tmp_path: Path) -> None:
     row = ROWS["allenai/reward-bench"][1]
     found = load(tmp_path, "pairs", row, row | {"subset": "own"}, preset="allenai/reward-bench").records
     assert [(each.extra["subset"], each.extra["section"]) for each in found] == [("hep-go", "Reasoning"), ("own", "")]
+
+
+def test_rows_of_reward_bench_2_become_a_pair_with_each_wrong_answer(tmp_path: Path) -> None:
+    preset, row = "allenai/reward-bench-2", ROWS["allenai/reward-bench-2"][1]
+    rows = [row | {"rejected": ["No.", "Never.", "Hm."]}, row | {"subset": "Ties", "chosen": ["So.", "Thus."]}]
+    found = load(tmp_path, "pairs", *rows, preset=preset)
+    assert [each.rejected[0].content for each in found.records if isinstance(each, Pair)] == ["No.", "Never.", "Hm."]
+    assert all(each.extra["id"] == "1" and each.extra["subset"] == "Math" for each in found.records)
+    assert [drop.reason for drop in found.drops] == ["subset_ties"]
+    assert len(load(tmp_path, "prompts", *rows, preset=preset).records) == 2
+    for bad, told in (({"chosen": ["So.", "Thus."]}, "a list of 2"), ({"rejected": "No."}, "text")):
+        with pytest.raises(InputError, match=f"column '{next(iter(bad))}': found {told}, wanted a list of one"):
+            load(tmp_path, "pairs", row | bad, preset=preset)
 
 
 DATA = ROOT.parent / "shared" / "data"

@@ -99,21 +99,21 @@ def test_a_loop_is_a_piece_that_ends_the_answer_three_times(text, is_loop):
     assert looped(text) is is_loop
 
 
-def test_values_are_means_over_the_answers_that_came_and_none_where_nothing_can_be_said():
+def test_every_answer_has_its_numbers_and_none_where_nothing_can_be_said():
     replies = {
         "a": [
             [Reply(text=GOOD[EN], closed=True, cut=False), Reply(text="", closed=False, cut=False)],
             [Reply(text="<|im_end|> yes", closed=False, cut=True)],
-            [],
+            [None],
         ]
     }
     found = check_up([EN, EN, EN], replies, detect)
     values = found.values["a"]
-    assert values["ended properly"] == [0.5, 0.0, None]
-    assert values["cut off"] == [0.0, 1.0, None]
-    assert values["empty"] == [0.5, 0.0, None]
-    assert values["template leaks"] == [0.0, 1.0, None]
-    assert values["language drift"] == [0.0, None, None]
+    assert values["ended properly"] == [1.0, 0.0, 0.0, None]
+    assert values["cut off"] == [0.0, 0.0, 1.0, None]
+    assert values["empty"] == [0.0, 1.0, 0.0, None]
+    assert values["template leaks"] == [0.0, None, 1.0, None]
+    assert values["language drift"] == [0.0, None, None, None]
     assert found.leaked == {"a": {"<|im_end|>": 1}}
     assert "length (tokens)" not in values, "nobody counted them"
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from tiny_encoders import write_encoder
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, RobertaConfig
 
 from togi.core.errors import GraderError, InputError
@@ -35,6 +36,27 @@ def test_a_pair_that_does_not_fit_is_a_failure_of_its_own(tmp_path):
     good, bad = judge.score([(TALK, "So."), (TALK, "x" * 80)])
     assert isinstance(good, float) and isinstance(bad, GraderError)
     assert "it reads at most 64" in str(bad)
+
+
+def test_a_very_long_text_is_not_read_to_its_end(tmp_path, monkeypatch):
+    judge = load_scorer_of(write_encoder(tmp_path / "rm"), tmp_path)
+    assert isinstance(judge, EncoderScorer)
+    judge.tokenizer.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    whole, read = judge.tokenizer, []
+
+    class Watched:
+        backend_tokenizer, truncation_side, pad = whole.backend_tokenizer, whole.truncation_side, whole.pad
+
+        def __call__(self, *texts: Any, **more: Any) -> Any:
+            read.append(sum(map(len, texts)))
+            return whole(*texts, **more)
+
+    monkeypatch.setattr(judge, "tokenizer", Watched())
+    long = (TALK, "very " * 100_000)
+    assert judge.lengths([long, (TALK, "So.")]) == [65, len(whole(TALK[0].content, "So.")["input_ids"])]
+    good, bad = judge.score([(TALK, "So."), long])
+    assert isinstance(good, float) and "it reads at most 64 tokens" in str(bad)
+    assert max(read) < 10_000
 
 
 @pytest.mark.parametrize("kind", [BertConfig, RobertaConfig])

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from places import TESTS
 from tiny_texts import bare_context, chat
-from tokenizers_made import byte_bpe
-from transformers import LlamaConfig, LlamaForCausalLM
+from vllm_here import END, PYTHON, SETTINGS, needs_vllm, wide_llama
 
 from togi.core.records import Message, Prompt, SamplingParams
 from togi.core.sources import ModelSource
@@ -28,16 +26,7 @@ from togi.stages.training import sft_work
 from togi.stages.training.sft import TrainSft
 from togi.text.template import Template, get_template
 
-PYTHON = os.environ.get("TOGI_VLLM_PYTHON")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PYTHON, reason="TOGI_VLLM_PYTHON names no interpreter")]
-END = "<|im_end|>"
-SETTINGS = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "OMP_NUM_THREADS": "2",
-    "HF_HUB_OFFLINE": "1",
-}
+pytestmark = [pytest.mark.slow, needs_vllm]
 ANSWERS = {"Why is the sky blue?": "Light scatters.", "Where do rivers begin?": "In the hills, as rain."}
 
 
@@ -49,7 +38,7 @@ def ask_vllm(tmp_path: Path, **request: Any) -> Any:
     ended = subprocess.run(
         [str(PYTHON), str(peer), str(told)],
         input=json.dumps(request),
-        env={**kept, **SETTINGS},
+        env={**kept, **SETTINGS, "VLLM_LOGGING_LEVEL": "ERROR"},
         capture_output=True,
         text=True,
         check=False,
@@ -59,26 +48,6 @@ def ask_vllm(tmp_path: Path, **request: Any) -> Any:
     return json.loads(told.read_text())
 
 
-def model(folder: Path) -> Path:
-    """A random Llama whose heads are wide enough for vLLM, and a tokenizer with ChatML's tokens."""
-    tokenizer = byte_bpe(special=("<|im_start|>", END))
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def named(folder: Path, template: str | None = None) -> LoadedModel:
     return load(ModelSource(kind="path", name=str(folder), template=template), folder)
 
@@ -86,7 +55,7 @@ def named(folder: Path, template: str | None = None) -> LoadedModel:
 @pytest.mark.parametrize("ends", ["newline", "pad"])
 def test_vllm_gives_the_same_scores(ends, tmp_path):
     """Also if texts ended with the pad token: vLLM reads the last token, the library the last one before pads."""
-    loaded = named(model(tmp_path / "base"), "chatml")
+    loaded = named(wide_llama(tmp_path / "base"), "chatml")
     template = get_template("chatml", loaded.tokenizer)
     if ends == "pad":
         roles = {role: (f"[{role}]", "</s>") for role in ("user", "assistant")}
@@ -107,7 +76,7 @@ def test_vllm_gives_the_same_scores(ends, tmp_path):
 
 def test_vllm_ends_where_togi_ends(tmp_path):
     chats = [chat(("user", q), ("assistant", a), name=f"c{i}") for i, (q, a) in enumerate(ANSWERS.items())]
-    model(tmp_path / "model")
+    wide_llama(tmp_path / "model")
     context = bare_context(tmp_path, chats=chats)
     settings = {"init": "$base", "chats": "$chats", "batch_size": 2, "epochs": 60, "learning_rate": 1e-2}
     sft_work.run(TrainSft.model_validate(settings), context)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from engine_recipes import engine_recipe
 from tiny_run import QUESTIONS, REWARD, tiny_model, togi
 
 from togi.cli.planned import costs
@@ -14,27 +15,13 @@ from togi.recipe.model_services import services_of
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 
-RECIPE = """\
-name: engines
-seed: 3
-models:
-  base: {path: model, template: chatml}
-  there: {THERE}
-data:
-  questions: {path: questions.jsonl}
-stages:
-  policy:
-    type: train.grpo
-    init: $base
-    prompts: $questions
-    engine: {model: $there, tolerance: 0.001}
-    steps: 2
-    prompts_per_step: 2
-    group_size: 4
-    learning_rate: 1e-3
-    sampling: {max_tokens: 12}
-    reward: {terms: [{type: function, file: reward.py, name: vowels}]}
-"""
+SETTINGS = (
+    "engine: {model: $there, tolerance: 0.001}",
+    "steps: 2",
+    "learning_rate: 1e-3",
+    "sampling: {max_tokens: 12}",
+    "reward: {terms: [{type: function, file: reward.py, name: vowels}]}",
+)
 ASKS = "  more: {type: synthesize, model: $there, examples: $questions, count: 4}\n"
 
 
@@ -48,7 +35,8 @@ def folder(tmp_path: Path) -> Path:
 
 def write(folder: Path, there: str, more: str = "") -> Path:
     path = folder / "r.yaml"
-    path.write_text(RECIPE.replace("THERE", there) + more)
+    models = ("base: {path: model, template: chatml}", f"there: {{{there}}}")
+    path.write_text(engine_recipe("engines", models, *SETTINGS) + more)
     return path
 
 

@@ -16,33 +16,25 @@ from typing import Any
 
 import pytest
 import torch
+from engine_recipes import engine_recipe
 from engines import Forked, Process, togi_serve
 from tiny_run import QUESTIONS, kill_all, results, start, tiny_model
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-RECIPE = """\
-name: served
-seed: 3
-models:
-  base: {path: model, template: chatml}
-  there: {url: 'ENGINE', model: policy, protocol: togi, concurrency: 1}
-  rm: {url: 'REWARD', model: policy, kind: reward, protocol: togi}
-data:
-  questions: {path: questions.jsonl}
-stages:
-  policy:
-    type: train.grpo
-    init: $base
-    prompts: $questions
-    engine: {model: $there, tolerance: 0.001}
-    steps: STEPS
-    prompts_per_step: 2
-    group_size: 4
-    learning_rate: 1e-3
-    save_every: 2
-    sampling: {max_tokens: 16}
-    reward: {terms: [{type: model, scorer: $rm}]}
-"""
+MODELS = (
+    "base: {path: model, template: chatml}",
+    "there: {url: 'ENGINE', model: policy, protocol: togi, concurrency: 1}",
+    "rm: {url: 'REWARD', model: policy, kind: reward, protocol: togi}",
+)
+SETTINGS = (
+    "engine: {model: $there, tolerance: 0.001}",
+    "steps: STEPS",
+    "learning_rate: 1e-3",
+    "save_every: 2",
+    "sampling: {max_tokens: 16}",
+    "reward: {terms: [{type: model, scorer: $rm}]}",
+)
+RECIPE = engine_recipe("served", MODELS, *SETTINGS)
 AHEAD = "    staleness: 1\n    loss: {sampler_correction: {level: token, mode: truncate, cap: 2.0}}\n"
 ANSWERED = re.compile(r'togi_requests_total\{path="/v1/(?:completions|scores)",status="200"\} ([0-9.]+)')
 SECONDS = 1500  # of one run, on a busy machine

@@ -13,15 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import torch
-from tiny_run import QUESTIONS, environment, togi
-from tokenizers_made import byte_bpe
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_run import QUESTIONS, togi
+from vllm_here import ARGS, END, PYTHON, needs_vllm, run_beside_vllm, wide_llama
 
 from togi.core.files import read_lines, read_object
 from togi.text.template import get_template
 
-VLLM = os.environ.get("TOGI_VLLM_PYTHON")
 pytestmark = pytest.mark.slow
 STAGES = """\
 data:
@@ -34,25 +31,9 @@ stages:
 
 
 def write(folder: Path, there: str, temperature: float) -> Path:
-    """A recipe that uses a random Llama both locally and on the server `there`; its heads are wide enough for vLLM."""
-    tokenizer = byte_bpe(special=("<|im_start|>", "<|im_end|>"))
-    tokenizer.eos_token = "<|im_end|>"  # vLLM ends an answer at it
-    tokenizer.chat_template = get_template("chatml-nobos").to_jinja()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    """A recipe that uses a random Llama both locally and on the server `there`."""
+    template = get_template("chatml-nobos").to_jinja()
+    wide_llama(folder / "model", ends=END, template=template, initializer_range=0.3)  # vLLM ends an answer at `ends`
     (folder / "questions.jsonl").write_text("".join(json.dumps({"question": q}) + "\n" for q in QUESTIONS))
     path = folder / "real.yaml"
     models = f"name: real\nmodels:\n  here: {{path: model}}\n  there: {there}\n"
@@ -64,29 +45,13 @@ def answers(home: Path) -> list[dict[str, str]]:
     return read_object(home / "runs" / "real" / "scores" / "summary.json")["answers"]
 
 
-@pytest.mark.skipif(not VLLM, reason="TOGI_VLLM_PYTHON names no interpreter")
+@needs_vllm
 def test_vllm_that_the_run_starts_gives_the_greedy_answers_of_the_local_model(tmp_path: Path) -> None:
-    more = "[--dtype, float32, --max-model-len, '256', --enforce-eager, --max-num-seqs, '16']"
-    serve = f"{{engine: vllm, python: {VLLM}, args: {more}, ready_seconds: 500}}"
+    serve = f"{{engine: vllm, python: {PYTHON}, args: {json.dumps(ARGS)}, ready_seconds: 500}}"
     path = write(tmp_path, f"{{path: model, serve: {serve}}}", 0.0)
-    settings = {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "2",
-    }
-    command = [sys.executable, "-m", "togi", "run", str(path)]
-    ended = subprocess.run(
-        command,
-        env=environment(tmp_path / "home", **settings),
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
-    log = tmp_path / "home" / "runs" / "real" / "service-there.log"
-    assert ended.returncode == 0, ended.stderr + log.read_text()[-3000:]
-    rows = answers(tmp_path / "home")
+    home = tmp_path / "home"
+    run_beside_vllm(path, home, home / "runs" / "real" / "service-there.log")
+    rows = answers(home)
     assert len(rows) == len(QUESTIONS) and all(row["base"] and row["base"] == row["policy"] for row in rows)
 
 

@@ -1,6 +1,8 @@
 """The reward server: its scores equal the local scorer's to the bit; each request is one batch."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from served import ask, said, serving
@@ -142,3 +144,26 @@ def test_a_text_that_cannot_fit_fails_alone_and_unread(url, model, scorer):
     first, second = scorer.score_ids([model.tokenizer(text)["input_ids"] for text in "ab"])
     assert found["scores"] == [first, None, second]
     assert found["errors"][0] is None and "characters, but 200 tokens can hold" in found["errors"][1]
+
+
+def test_a_conversation_that_cannot_fit_fails_alone_and_unread(model):
+    read: list[int] = []
+
+    class Watched(type(model.tokenizer)):
+        def __call__(self, text: str, **options: Any) -> Any:
+            read.append(len(text))
+            return super().__call__(text, **options)
+
+    tokenizer = Watched(tokenizer_object=model.tokenizer.backend_tokenizer, eos_token=model.tokenizer.eos_token)
+    scorer = ModelScorer(replace(model, tokenizer=tokenizer), max_tokens=200)
+    most = longest_text(tokenizer, 200)
+    assert most is not None
+    served = Served(name="rm", kind="reward", limit=200, vocabulary=len(tokenizer))
+    items = [{"messages": turns("a", "b")}, {"messages": turns("a", "b" * most)}, {"messages": turns("c", "d")}]
+    with serving(reward_app(served, scorer, tokenizer)) as url:
+        found = ask(f"{url}/v1/scores", {"model": "rm", "items": items})[1]
+    assert [score is None for score in found["scores"]] == [False, True, False]
+    assert "characters, but 200 tokens can hold" in found["errors"][1] and max(read) <= most
+    talks = [((Message("user", "a"),), "b"), ((Message("user", "c"),), "d")]
+    assert [found["scores"][0], found["scores"][2]] == scorer.score(talks)
+    assert found["usage"]["prompt_tokens"] == sum(scorer.lengths(talks))

@@ -1,6 +1,6 @@
 import pytest
 
-from togi.text.compare import comparable, jaccard, normalise, same, shingles
+from togi.text.compare import comparable, jaccard, normalise, same, same_answer, shingles
 from togi.text.language import detect, is_language
 from togi.text.script import is_spaced, script_share, script_shares
 
@@ -56,6 +56,53 @@ def test_compare() -> None:
 )
 def test_symbols_tell_texts_apart(one: str, other: str) -> None:
     assert not same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        *(
+            ("4.", "**4**"),
+            ("Five!", "five"),
+            ("-5", "−5"),
+            ("−5 °C", "-5 °C"),
+            ("+5", "5"),
+            ("5.0", "5"),
+            (".5", "0.5"),
+        ),
+        *(("1,5", "1.5"), ("1,000", "1000"), ("1 000", "1000"), ("1\u202f000,5", "1000.5"), ("12'000", "12000")),
+        *(("1,234,567.8", "1.234.567,8"), ("1.234,5", "1234.5"), ("$18", "18"), ("$-5$", "-5"), ("5%", "5.0%")),
+        *(
+            ("5 %", "5%"),
+            ("1/2", "1 / 2"),
+            ("(3,4)", "(3, 4)"),
+            ("x = -5", "x = −5.0"),
+            ("9" * 5000, "9" * 5000 + ".0"),
+        ),
+    ],
+)
+def test_answers_that_are_the_same(one: str, other: str) -> None:
+    assert same_answer(one, other) and same_answer(other, one)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        *(("-5", "5"), ("−5", "5"), ("x = -5", "x = 5"), ("-5 °C", "5 °C"), (".5", "5"), ("-.5", ".5"), ("0,5", "5")),
+        *(
+            ("1.5", "15"),
+            ("1,5", "15"),
+            ("1,000", "1"),
+            ("1,000", "1000000"),
+            ("5%", "5"),
+            ("1/2", "12"),
+            ("1/2", "2/1"),
+        ),
+        *(("3 - 4", "3 + 4"), ("-5", "--5"), ("1.2.3", "123"), ("4", "four"), ("", "5"), ("5", "5 6"), ("2^-3", "2^3")),
+    ],
+)
+def test_answers_that_differ(one: str, other: str) -> None:
+    assert not same_answer(one, other) and not same_answer(other, one)
 
 
 @pytest.mark.parametrize(

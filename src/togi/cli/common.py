@@ -19,6 +19,13 @@ from togi.recipe.store import run_folder, store_folder
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
+bad_rows_option = click.option(
+    "--on-bad-row",
+    type=click.Choice(["error", "drop"]),
+    default="error",
+    help="What to do with a row that does not fit: end with an error, the default, or drop and count it.",
+)
+
 
 def compute_option(auto: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The option --compute; `auto` describes the default."""

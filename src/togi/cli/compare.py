@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from togi.cli.common import compute_option, json_option, print_json, run_place
-from togi.cli.measure import named_as, run_made
+from togi.cli.common import bad_rows_option, compute_option, json_option, print_json, run_place
+from togi.cli.measure import bad_rows, named_as, run_made, say_bad_rows
 from togi.core.errors import RecipeError
 from togi.core.tables import say_table
 from togi.core.terminal import say
@@ -29,6 +29,7 @@ EXIT_WORSE = 6
 @click.option("--reward", is_flag=True, help="A and B are reward models; detected for a folder or a stage.")
 @click.option("--template", metavar="NAME", help="Chat template of A and B by name.  [default: their own]")
 @click.option("--key-env", metavar="NAME", help="Environment variable with the key of servers.  [default: no key]")
+@bad_rows_option
 @compute_option("is the one that a short test finds fastest on this machine")
 @json_option
 def command(
@@ -46,30 +47,34 @@ def command(
     compared only with --force.
     """
     work = importlib.import_module("togi.commands.compare")
+    bad: dict[str, Any] = {}
     if benchmarks:
-        found = _models(work, a, b, benchmarks, as_json, more)
+        found, bad["bad_rows"] = _models(work, a, b, benchmarks, as_json, more)
     else:
         found = work.compare_runs(_run(a), _run(b), force)
     if as_json:
-        told = [each.to_json() for each in found]
+        told = [each.to_json() | bad for each in found]
         print_json(told[0] if len(told) == 1 else told)
     else:
         _say(work, found)
+        say_bad_rows(bad.get("bad_rows", {}))
     if fail_if_worse and any(each.worse for each in found):
         click.get_current_context().exit(EXIT_WORSE)
 
 
 def _models(work: Any, a: str, b: str, benchmarks: tuple[str, ...], as_json: bool, more: dict[str, Any]) -> Any:
-    """Measures both models in one run, and compares them."""
+    """Measures both models in one run, and compares them; also returns the counts of bad rows."""
     measure = importlib.import_module("togi.commands.measure")
     key, template, reward = more["key_env"], more["template"], more["reward"]
     models = [named_as(measure, each, None, key, template, reward) for each in (a, b)]
     judge = more["judge"] and named_as(measure, more["judge"], None, key)
-    wanted = measure.Measured(models=models, benchmarks=benchmarks, judge=judge, limit=more["limit"])
+    wanted = measure.Measured(
+        models=models, benchmarks=benchmarks, judge=judge, limit=more["limit"], on_bad_row=more["on_bad_row"]
+    )
     graph = measure.graph_of(wanted)
     run = run_made(graph, as_json, more["compute"])
     base, other = (ref.name for ref in graph.nodes[measure.STAGE].settings.models)
-    return work.compare_models(_run_in(run.folder), base, other)
+    return work.compare_models(_run_in(run.folder), base, other), bad_rows(run)
 
 
 def _run(text: str) -> KnownRun:

@@ -3,15 +3,16 @@
 import importlib
 import shlex
 import sys
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from togi.cli.benchmarks import benchmark_json, say_benchmark
-from togi.cli.common import compute_option, json_option, print_json
+from togi.cli.common import bad_rows_option, compute_option, json_option, print_json
 from togi.cli.models import declared
 from togi.core.errors import Interrupted
+from togi.core.files import read_cache
 from togi.core.terminal import say
 from togi.recipe.display import Human, Silent, Watched
 from togi.recipe.graph import Graph
@@ -48,6 +49,7 @@ class _Measure(click.Command):
 @click.option("--template", metavar="NAME", help="Chat template of MODEL by name.  [default: the model's own]")
 @click.option("--revision", help="Revision of a hub's or a server's MODEL.  [default: main]")
 @click.option("--key-env", metavar="NAME", help="Environment variable with the key of servers.  [default: no key]")
+@bad_rows_option
 @compute_option("is the one that a short test finds fastest on this machine")
 @json_option
 def measure(model: str, benchmarks: tuple[str, ...], as_json: bool, **more: Any) -> None:
@@ -64,22 +66,43 @@ def measure(model: str, benchmarks: tuple[str, ...], as_json: bool, **more: Any)
         for name in ("judge", "baseline")
     )
     wanted = work.Measured(
-        models=[subject], benchmarks=benchmarks, judge=judge, baseline=baseline, limit=more["limit"], folder=Path()
+        models=[subject],
+        benchmarks=benchmarks,
+        judge=judge,
+        baseline=baseline,
+        limit=more["limit"],
+        on_bad_row=more["on_bad_row"],
     )
     run = run_made(work.graph_of(wanted), as_json, more["compute"])
-    found = tables_of(run)
+    found, bad = tables_of(run), bad_rows(run)
     if as_json:
-        told = [benchmark_json(each) | {"run": run.id} for each in found]
+        told = [benchmark_json(each) | {"run": run.id, "bad_rows": bad} for each in found]
         print_json(told[0] if len(told) == 1 else told)
         return
     for each in found:
         say_benchmark(each)
+    say_bad_rows(bad)
     say(f"run {run.id}, report: {run.folder / 'report.html'}")
 
 
 def tables_of(run: Run) -> list[BenchmarkView]:
     """The benchmark tables of a run."""
     return [found for stage in collect(run.folder).stages for found in stage.benchmarks]
+
+
+def bad_rows(run: Run) -> dict[str, dict[str, int]]:
+    """The counts of rows that were left out when the data of a run were read, by name and reason."""
+    graph = run.graph
+    read = {name: node for name, node in graph.nodes.items() if name not in graph.recipe.stages}
+    files = {name: run.store / node.folder_name / "summary.json" for name, node in read.items()}
+    counts = {name: (read_cache(file) or {}).get("drops", {}) for name, file in files.items()}
+    return {name: found for name, found in counts.items() if found}
+
+
+def say_bad_rows(bad: Mapping[str, Mapping[str, int]]) -> None:
+    """Prints what `bad_rows` found: one line for each data set."""
+    for name, counts in bad.items():
+        say(f"left out when {name} was read: {', '.join(f'{reason} {count:,}' for reason, count in counts.items())}")
 
 
 def named_as(

@@ -1,13 +1,14 @@
 """`togi score`."""
 
 import importlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
-from togi.cli.common import json_option, print_json
-from togi.cli.measure import named_as, run_made
+from togi.cli.common import bad_rows_option, json_option, print_json
+from togi.cli.measure import bad_rows, named_as, run_made
 from togi.core.codec import read_records
 from togi.core.files import read_object
 from togi.core.records import Sample
@@ -23,8 +24,9 @@ SHOWN = 60  # characters of a text in the table
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--revision", help="Revision of a hub's or a server's model.  [default: main]")
 @click.option("--key-env", metavar="NAME", help="Environment variable with the key of a server.  [default: no key]")
+@bad_rows_option
 @json_option
-def command(model: str, file: Path, revision: str | None, key_env: str | None, as_json: bool) -> None:
+def command(model: str, file: Path, revision: str | None, key_env: str | None, on_bad_row: str, as_json: bool) -> None:
     """Score the answers in FILE with a reward model.
 
     MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub's id, or URL#NAME of a server. Rows have a prompt and an
@@ -33,11 +35,12 @@ def command(model: str, file: Path, revision: str | None, key_env: str | None, a
     counted.
     """
     work = importlib.import_module("togi.commands.measure")
-    graph = work.score_graph(named_as(work, model, revision, key_env, reward=True), file)
+    graph = work.score_graph(named_as(work, model, revision, key_env, reward=True), file, on_bad_row)
     run = run_made(graph, as_json, "float32")
     folder = run.store / graph.nodes[work.STAGE].folder_name
     samples = [each for each in read_records(folder / RECORDS_FILE)[1] if isinstance(each, Sample)]
-    dropped = read_object(folder / "summary.json").get("drops", {})
+    counts = Counter(read_object(folder / "summary.json").get("drops", {}))
+    dropped = sum(map(Counter, bad_rows(run).values()), counts)
     rows = [(sample.prompt.text, sample.text, sample.scores[work.SCORE]) for sample in samples]
     if as_json:
         print_json(_json(rows, dropped, run.id))

@@ -67,8 +67,8 @@ DEVICE = "cpu|cuda(:[0-9]+)?"
     type=click.FloatRange(min=0),
     default=512,
     show_default=True,
-    help="Memory per model for the keys of earlier requests, in MiB: a prompt that begins like one of them, such as the "
-    "next turn of a chat, is computed from there on. 0: none.",
+    help="Memory per language model for the keys of earlier requests, in MiB: a prompt that begins like one of them, "
+    "such as the next turn of a chat, is computed from there on. 0: none.",
 )
 @click.option("--updates", is_flag=True, help="Clients may replace the weights: POST /update_weights_from_disk.")
 def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more: Any) -> None:

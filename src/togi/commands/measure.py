@@ -43,13 +43,14 @@ class Named:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """The models and benchmarks to measure. `judge` and `baseline` are None if the benchmarks need none. Paths of
-    benchmarks are relative to `folder`."""
+    benchmarks are relative to `folder`. `on_bad_row` is what to do with a row that does not fit: error or drop."""
 
     models: Sequence[Named]
     benchmarks: Sequence[str]
     judge: Named | None = None
     baseline: Named | None = None
     limit: int | None = None
+    on_bad_row: str = "error"
     folder: Path = field(default_factory=Path)
 
 
@@ -57,6 +58,7 @@ class Measured:
 class _Parts:
     """The sections of the recipe under construction."""
 
+    on_bad_row: str = "error"
     models: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
 
@@ -67,7 +69,8 @@ class _Parts:
 
     def records(self, text: str, folder: Path) -> str:
         """A reference to data by its path, its preset or its hub id."""
-        return self._declared(self.data, Path(text).name.partition(".")[0], _data(text, folder))
+        entry = _data(text, folder) | ({"on_bad_row": self.on_bad_row} if self.on_bad_row != "error" else {})
+        return self._declared(self.data, Path(text).name.partition(".")[0], entry)
 
     def _declared(self, section: dict[str, Any], text: str, entry: Mapping[str, Any]) -> str:
         for name, known in section.items():
@@ -84,7 +87,7 @@ class _Parts:
 
 def graph_of(wanted: Measured) -> Graph:
     """The recipe as a graph. Raises RecipeError for a benchmark that is unknown or cannot measure these models."""
-    parts = _Parts()
+    parts = _Parts(wanted.on_bad_row)
     given = [_read(word, wanted.folder) for word in wanted.benchmarks]
     refs = [_subject(model, given, parts) for model in wanted.models]
     stage: dict[str, Any] = {"type": "evaluate", "models": refs}
@@ -98,9 +101,9 @@ def graph_of(wanted: Measured) -> Graph:
     return _graph("-".join(["evaluate", *(ref[1:] for ref in refs)]), parts, stage, wanted.limit)
 
 
-def score_graph(model: Named, file: Path) -> Graph:
+def score_graph(model: Named, file: Path, on_bad_row: str = "error") -> Graph:
     """A recipe that scores the answers of a file. Raises RecipeError for a missing file."""
-    parts = _Parts()
+    parts = _Parts(on_bad_row)
     scorer = parts.model(model.name, {**model.entry, "kind": "reward"})
     stage = {"type": "score", "samples": parts.records(str(file), Path()), "scorer": scorer, "as": SCORE}
     return _graph(f"score-{scorer[1:]}", parts, stage, None)

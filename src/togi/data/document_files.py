@@ -14,7 +14,7 @@ from typing import Any
 from togi.core.errors import InputError
 from togi.data.chunks import chunks
 from togi.data.files import files_under
-from togi.data.html_text import declared_encoding, page_text
+from togi.data.html_text import CONTROLS, declared_encoding, page_text
 from togi.data.rows import SUFFIXES, read_rows
 from togi.data.values import BadRow, kind_of
 from togi.text.grounded import Shown
@@ -167,7 +167,7 @@ def _decoded(path: Path, page: bool = False) -> str:
     label, codec = declared_encoding(raw) if page else ("", "utf-8")
     codec = next((name for mark, name in _MARKS.items() if raw.startswith(mark)), codec)
     try:
-        text = raw.decode(codec)
+        text = raw.decode(codec, CONTROLS)
     except UnicodeDecodeError:
         declared = f" (it declares {label!r})" if label else ""
         raise InputError(f"{path}: is not {codec} text{declared}; save the file as UTF-8, or remove it") from None

@@ -1,5 +1,6 @@
 """The text of an HTML page: headings, paragraphs, lists and cells on separate lines, without scripts and styles."""
 
+import codecs
 import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -29,6 +30,21 @@ _LABELS = {
 }
 """Encodings of pages by Python's codec. A page that can be read this far is not UTF-16, so that label means UTF-8."""
 CODECS = {label: codec for codec, labels in _LABELS.items() for label in labels.split()}
+
+CONTROLS = "whatwg-controls"
+"""The error handler of `bytes.decode` that reads a byte from 0x80 to 0x9F that an encoding of Windows does not have as
+the control character of that number, as the Encoding Standard does."""
+
+
+def _control(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    byte = error.object[error.start]
+    if error.encoding != "charmap" or not 0x80 <= byte <= 0x9F:
+        raise error
+    return chr(byte), error.start + 1
+
+
+codecs.register_error(CONTROLS, _control)
 
 UNSEEN = ("script", "style", "template", "noscript", "svg")
 HEADINGS = {f"h{level}": f"{'#' * level} " for level in range(1, 7)}

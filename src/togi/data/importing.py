@@ -13,12 +13,13 @@ from togi.core.records import KINDS, Completion, Drop, Message, Prompt, Provenan
 from togi.core.seeds import content_id, digest
 from togi.data.hub import download
 from togi.data.labelled import Labelled, pairs_of
-from togi.data.presets import PRESETS, LeftOut, preset_row, spread_row
+from togi.data.presets import PRESETS, preset_row, spread_row
 from togi.data.rows import Row, find_files, read_rows
 from togi.data.shapes import NEEDS, SPOKEN, Shape, fitting, parse_row
-from togi.data.values import BadRow, absent, blank, plain
+from togi.data.values import BadRow, LeftOut, absent, blank, plain
 
 STAGE = "import"
+DROPPING = "To drop and count such rows, set on_bad_row: drop (in a command without a recipe: --on-bad-row drop)"
 OF_THE_SET = ("wrong_shape", "missing_column", "ambiguous_columns")  # in the first row: all rows probably have it
 
 
@@ -152,7 +153,7 @@ class _Border:
         except BadRow as bad:
             if self.spec.on_bad_row == "error":
                 whole = bad.reason in OF_THE_SET and not self.made
-                hint = "" if whole else ". To drop and count such rows, set on_bad_row: drop"
+                hint = "" if whole else f". {DROPPING}"
                 raise InputError(f"{where}: {bad}{hint}") from None
             self._drop(where, bad.reason)
 
@@ -244,7 +245,9 @@ def _misfit(spec: DataSpec, kind: str, values: Mapping[str, Any]) -> BadRow:
         return BadRow("wrong_shape", f"{found}. Such rows would fit {' or '.join(others)}")
     known = next((name for name in PRESETS if spec.preset is None and (spec.hub or "").startswith(name)), None)
     hint = f"`preset: {known}` reads this set, or map" if known else "Map"
-    return BadRow("wrong_shape", f"{found}. {hint} its columns with `columns: {{our name: the file's name}}`")
+    return BadRow(
+        "wrong_shape", f"{found}. {hint} its columns with `columns: {{our name: the file's name}}` in a recipe"
+    )
 
 
 def _content(shape: Shape, kind: str) -> Any:

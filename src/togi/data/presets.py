@@ -11,23 +11,16 @@ from difflib import get_close_matches
 from typing import Any
 
 from togi.data.ranked_trees import tree_rows, trees_of
-from togi.data.values import BadRow, blank, kind_of
+from togi.data.reward_bench import FIRST, SECOND, first_row, second_row, second_rows
+from togi.data.values import BadRow, LeftOut, blank, kind_of
 
 Row = Mapping[str, Any]
 TURNS = "turns"  # a column that presets of conversations add: the number of user turns
 
 
-class LeftOut(Exception):
-    """A valid row that a preset or `where` leaves out. `reason` is a short constant."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-REASONS = ("tie", "several_turns", "filtered", "not_ranked")
+REASONS = ("tie", "several_turns", "filtered", "not_ranked", "subset_ties")
 """Reasons for which a valid row is left out: neither answer won; the sides answer different histories; `where`; a tree
-without two answers of different ranks."""
+without two answers of different ranks; the subset of RewardBench 2 that has a rule of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +57,14 @@ def preset_row(name: str, row: Row, kind: str) -> dict[str, Any]:
 
     Raises BadRow for a row without the preset's columns, LeftOut for one that the preset leaves out.
     """
+    _check_columns(name, row)
+    preset = PRESETS[name]
+    named = dict(preset.read(row, kind))
+    rest = {column: value for column, value in row.items() if column not in (*preset.needs, *named)}
+    return named | {(f"file.{column}" if column in READ else column): value for column, value in rest.items()}
+
+
+def _check_columns(name: str, row: Row) -> None:
     preset = PRESETS[name]
     missing = [column for column in preset.needs if column not in row]
     if missing:
@@ -73,17 +74,15 @@ def preset_row(name: str, row: Row, kind: str) -> dict[str, Any]:
             f"preset {name} reads the columns {', '.join(preset.needs)}{reading}; the row has {', '.join(row)}. "
             "Without the preset, map the columns with `columns: {our name: the file's name}`",
         )
-    named = dict(preset.read(row, kind))
-    rest = {column: value for column, value in row.items() if column not in (*preset.needs, *named)}
-    return named | {(f"file.{column}" if column in READ else column): value for column, value in rest.items()}
 
 
 def spread_row(name: str | None, row: Row, kind: str) -> Sequence[Row]:
     """The rows contained in a row of the preset, usually only the row itself. Raises BadRow like `preset_row`, and
     LeftOut if there are none."""
     spread = None if name is None else PRESETS[name].spread
-    if spread is None:
+    if name is None or spread is None:
         return [row]
+    _check_columns(name, row)
     found = spread(row, kind)
     if not found:
         raise LeftOut("not_ranked")
@@ -208,29 +207,11 @@ def _pandalm(row: Row, kind: str) -> Row:
     return {**asked, "chosen": row[sides[0]], "rejected": row[sides[1]]}
 
 
-def _reward_bench(row: Row, kind: str) -> Row:
-    """RewardBench, with the section that a subset belongs to."""
-    section = next((name for name, subsets in SECTIONS.items() if row["subset"] in subsets), "")
-    return {**{name: row[name] for name in ("prompt", "chosen", "rejected", "subset")}, "section": section}
-
-
 # --- the sets ---------------------------------------------------------------------------------------------------------
 
 SAFETY = "for the safety of language models only; not to be redistributed; derived data names it and keeps these terms"
 
 ANNOTATORS = ("annotator1", "annotator2", "annotator3")
-SECTIONS = {
-    "Chat": ("alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy", "mt-bench-med"),
-    "Chat Hard": (
-        *("mt-bench-hard", "llmbar-natural", "llmbar-adver-neighbor", "llmbar-adver-GPTInst", "llmbar-adver-GPTOut"),
-        "llmbar-adver-manual",
-    ),
-    "Safety": (
-        *("refusals-dangerous", "refusals-offensive", "xstest-should-refuse", "xstest-should-respond", "donotanswer"),
-    ),
-    "Reasoning": ("math-prm", "hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust"),
-}
-"""The sections of RewardBench by their subsets (Lambert et al. 2024)."""
 
 PRESETS: dict[str, Preset] = {
     "nvidia/HelpSteer3": Preset(
@@ -353,12 +334,22 @@ PRESETS: dict[str, Preset] = {
     ),
     "allenai/reward-bench": Preset(
         hub="allenai/reward-bench",
-        needs=("prompt", "chosen", "rejected", "subset"),
-        read=_reward_bench,
+        needs=FIRST,
+        read=first_row,
         split="filtered",
         licence="ODC-BY",
         about="pairs; section is the section of the subset: `by: section` gives accuracies by section. Its own table "
         "weighs math-prm as much as the rest of Reasoning, which a mean of rows does not",
+    ),
+    "allenai/reward-bench-2": Preset(
+        hub="allenai/reward-bench-2",
+        needs=SECOND,
+        read=second_row,
+        spread=second_rows,
+        split="test",
+        licence="ODC-BY",
+        about="pairs of the right answer with each wrong one; `best_of: id, by: subset` of reward_accuracy joins them "
+        "to the published best-of-4 accuracy. The subset Ties is left out: its score has a rule of its own",
     ),
     "Anthropic/hh-rlhf": Preset(
         hub="Anthropic/hh-rlhf/helpful-base",

@@ -28,6 +28,14 @@ class BadRow(Exception):
         self.reason = reason
 
 
+class LeftOut(Exception):
+    """A valid row that a preset or `where` leaves out. `reason` is a short constant."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 def kind_of(value: Any) -> str:
     """The type of a value, in words for a message."""
     names = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}

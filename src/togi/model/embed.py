@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 from togi.core.errors import InputError
 from togi.core.outside import read_object
 from togi.core.sources import ModelSource
+from togi.model.beginning import first_ids
 from togi.model.headers import read_weights
 from togi.model.inspect import context_of, located
 from togi.model.load import inspect
@@ -103,8 +104,7 @@ class SentenceEmbedder:
             yield batch
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        cut = {"truncation": True, "max_length": self.max_tokens}
-        return [self.tokenizer(self.prefix + text, **cut)["input_ids"] for text in texts]
+        return [first_ids(self.tokenizer, self.prefix + text, self.max_tokens) for text in texts]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings (len(texts), H) in float32, each of length 1; zeros for a text without tokens."""

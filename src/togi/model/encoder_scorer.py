@@ -14,6 +14,7 @@ import torch
 from togi.core.errors import GraderError, InputError
 from togi.core.records import Message
 from togi.core.sources import ModelSource
+from togi.model.beginning import READ, first_ids
 from togi.model.inspect import Facts, context_of
 from togi.model.load import inspect, load_tokenizer_of
 from togi.model.network import build, is_encoder, read_config
@@ -35,18 +36,30 @@ class EncoderScorer:
         self.tokens = tokens
         self.limit = min(_positions(net), tokenizer.model_max_length)
 
+    def text(self, messages: Sequence[Message], answer: str) -> str:
+        """The texts of a pair, joined."""
+        ((asked, said),) = _pairs([(tuple(messages), answer)])
+        return asked + said
+
     def score(self, items: Sequence[Item]) -> list[float | GraderError]:
         """Scores in the order of `items` (messages, answer)."""
         pairs, lengths = _pairs(items), self.lengths(items)
-        found: list[float | GraderError] = [self._too_long(length) for length in lengths]
+        found: list[float | GraderError] = [self._too_long() for _ in items]
         for places in self._batches(lengths):
             for place, score in zip(places, self._read([pairs[i] for i in places]), strict=True):
                 found[place] = score
         return found
 
     def lengths(self, items: Sequence[Item]) -> list[int]:
-        """The tokens of each pair, special ones included."""
-        return [len(self.tokenizer(*pair)["input_ids"]) for pair in _pairs(items)]
+        """The tokens of each pair, special ones included. A pair with a long text that alone exceeds the limit is not
+        read to its end, and counts one token more than the limit."""
+        return [self._length(pair) for pair in _pairs(items)]
+
+    def _length(self, pair: tuple[str, str]) -> int:
+        for text in pair:
+            if len(text) > READ * self.limit and len(first_ids(self.tokenizer, text, self.limit + 1)) > self.limit:
+                return self.limit + 1
+        return len(self.tokenizer(*pair)["input_ids"])
 
     def score_ids(self, texts: Sequence[Sequence[int]]) -> list[float | GraderError]:
         """Raises InputError, because a single text does not show where the prompt ends."""
@@ -70,8 +83,8 @@ class EncoderScorer:
         batch = self.tokenizer(asked, answers, padding=True, return_tensors="pt").to(self.net.device)
         return self.net(**batch).logits[:, 0].float().tolist()
 
-    def _too_long(self, length: int) -> GraderError:
-        return GraderError(f"{self.name}: prompt and answer have {length} tokens; it reads at most {self.limit}")
+    def _too_long(self) -> GraderError:
+        return GraderError(f"{self.name}: prompt and answer are too long; it reads at most {self.limit} tokens")
 
 
 def _pairs(items: Sequence[Item]) -> list[tuple[str, str]]:
@@ -92,13 +105,20 @@ def reads_pairs(facts: Facts) -> bool:
 
 
 def load_scorer_of(
-    source: ModelSource, cache: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    source: ModelSource,
+    cache: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    facts: Facts | None = None,
 ) -> ModelScorer | EncoderScorer:
-    """A decoder or encoder reward model, depending on its configuration. Raises InputError if its head gives several
-    numbers, and as `load_reward_model` does."""
-    facts = inspect(source, cache)
+    """A decoder or encoder reward model, depending on its configuration; `facts` are those of `inspect`, if known.
+
+    Raises InputError if its head gives several numbers, and as `load_reward_model` does.
+    """
+    facts = facts or inspect(source, cache)
     if not reads_pairs(facts):
-        return ModelScorer(load_reward_model(source, cache, dtype=dtype, device=device))
+        return ModelScorer(load_reward_model(source, cache, dtype=dtype, device=device, facts=facts))
     net = build(facts, torch.float32, "scorer", encoder=True).to(device).eval()
     return EncoderScorer(net, load_tokenizer_of(facts), source.name)
 

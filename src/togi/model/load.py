@@ -68,7 +68,20 @@ def load(
     pickled, do not fit the configuration or are not finite, if the model is of another kind, or if the tokenizer
     produces ids without embeddings.
     """
-    facts = _told(inspect(source, cache))
+    return load_inspected(source, inspect(source, cache), dtype=dtype, device=device, kind=kind, nf4=nf4)
+
+
+def load_inspected(
+    source: ModelSource,
+    facts: Facts,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    kind: str = "causal",
+    nf4: bool = False,
+) -> LoadedModel:
+    """`load` for a model whose facts are known: its files are not inspected again."""
+    _told(facts)
     net = _assembled(facts, dtype, kind)
     read = MappedWeights(facts.folder).let_go if nf4 else lambda weight: None  # plain weights stay in memory
     _refuse_not_finite(facts, net, read)

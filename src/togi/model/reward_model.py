@@ -23,11 +23,11 @@ from togi.core.errors import GraderError, InputError
 from togi.core.records import Message
 from togi.core.sources import ModelSource
 from togi.model.forest import Forest, MicroBatch, Sequence, move, plant, split_by_tokens
-from togi.model.inspect import context_of
-from togi.model.load import LoadedModel, load
+from togi.model.inspect import Facts, context_of
+from togi.model.load import LoadedModel, inspect, load_inspected
 from togi.model.policy import body_of, hidden_states, nearly_equal, probe_ids, share_prompts, unwrapped
 from togi.model.recompute import recomputed_layers
-from togi.text.render import render_text
+from togi.text.render import chat_text, render_text
 
 Item = tuple[tuple[Message, ...], str]
 
@@ -72,11 +72,19 @@ def keep_layers(model: LoadedModel, count: int) -> None:
 
 
 def load_reward_model(
-    source: ModelSource, cache: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    source: ModelSource,
+    cache: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    facts: Facts | None = None,
 ) -> LoadedModel:
-    """Loads a scorer, also one trained elsewhere; see `load`. Raises InputError if it is a causal model, if its head
-    gives more than one number, or if the library does not compute it as a scalar head on a decoder's last token."""
-    model = load(source, cache, dtype=dtype, device=device, kind="scorer")
+    """Loads a scorer, also one trained elsewhere; see `load`. `facts` are those of `inspect`, if known.
+
+    Raises InputError if it is a causal model, if its head gives more than one number, or if the library does not
+    compute it as a scalar head on a decoder's last token.
+    """
+    model = load_inspected(source, facts or inspect(source, cache), dtype=dtype, device=device, kind="scorer")
     check_scalar_head(model)
     return model
 
@@ -170,6 +178,10 @@ class ModelScorer:
         turns = (*messages, Message("assistant", answer))
         ids = render_text(self.model.template, self.model.tokenizer, turns)
         return Sequence(tuple(ids), (False,) * len(ids))
+
+    def text(self, messages: tuple[Message, ...], answer: str) -> str:
+        """The text of a conversation that `sequence` tokenises."""
+        return chat_text(self.model.template, self.model.tokenizer, (*messages, Message("assistant", answer)))
 
     def score(self, items: Seq[Item]) -> list[float | GraderError]:
         """Scores in the order of `items` (messages, answer without terminator)."""

@@ -23,10 +23,11 @@ Item = tuple[tuple[Message, ...], str]
 
 
 class IdScorer(Scorer, Protocol):
-    """A `Scorer` that also scores token ids, or raises InputError if it cannot. `lengths` returns the number of tokens
-    that it reads of each conversation."""
+    """A `Scorer` that also scores token ids, or raises InputError if it cannot. `text` returns the text of a
+    conversation, `lengths` the number of tokens that it reads of each."""
 
     def score_ids(self, texts: Sequence[Sequence[int]]) -> Sequence[float | GraderError]: ...
+    def text(self, messages: tuple[Message, ...], answer: str) -> str: ...
     def lengths(self, items: Sequence[Item]) -> list[int]: ...
 
 
@@ -97,8 +98,15 @@ class _Routes:
             texts, scores = self._scored_ids([item.ids if item.text is None else item.text for item in body.items])
             return scores, sum(map(len, texts))
         turns = [[turn.message for turn in item.messages or ()] for item in body.items]
-        items = [(tuple(each[:-1]), each[-1].content) for each in turns]
-        return self.scorer.score(items), sum(self.scorer.lengths(items))
+        return self._scored_talks([(tuple(each[:-1]), each[-1].content) for each in turns])
+
+    def _scored_talks(self, items: Sequence[Item]) -> tuple[Sequence[float | GraderError], int]:
+        """The scores of conversations, and the number of tokens read. As in `_scored_ids`, not all are read."""
+        texts = ["" if self.most is None else self.scorer.text(*item) for item in items]
+        kept = [item for item, text in zip(items, texts, strict=True) if not self._cannot_fit(text)]
+        scores = iter(self.scorer.score(kept) if kept else ())
+        found = [self._too_long(text) if self._cannot_fit(text) else next(scores) for text in texts]
+        return found, sum(self.scorer.lengths(kept))
 
     def _scored_ids(self, texts: Sequence[Any]) -> tuple[list[list[int]], Sequence[float | GraderError]]:
         """The ids of texts, and their scores. A text whose length alone shows that it is too long is not read."""

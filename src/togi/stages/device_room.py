@@ -4,9 +4,8 @@ On an accelerator the size of the card alone decides, so that a resumed run comp
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,7 +13,7 @@ from torch import nn
 from togi.core.errors import InputError
 from togi.core.settings import ModelRef
 from togi.core.sources import ModelSource
-from togi.model.load import inspect
+from togi.model.headers import Stored
 from togi.rollout.local import Sampler
 from togi.stages.arithmetic import model_device
 from togi.stages.context import Context, hold_numerics
@@ -22,10 +21,11 @@ from togi.stages.training.resources import USABLE, key_room
 from togi.train import usage
 
 
-def make_room(source: ModelSource, cache: Path, dtype: torch.dtype, forget: Callable[[], None]) -> None:
+def make_room(
+    source: ModelSource, stored: Mapping[str, Stored] | None, dtype: torch.dtype, forget: Callable[[], None]
+) -> None:
     """Calls `forget`, which releases the cached models, if the device has no room for this one in addition. Does
-    nothing for a model whose files do not show its size."""
-    stored = inspect(source, cache).weights
+    nothing for a model without `stored` tensors, whose size is unknown."""
     if stored is None:
         return
     device = model_device(source)

@@ -16,7 +16,7 @@ from togi.model.adapter import LoraSettings, lora_library, token_ids
 from togi.model.card import About, origin_of
 from togi.model.encoder_scorer import load_scorer_of
 from togi.model.inspect import Facts
-from togi.model.load import LoadedModel, inspect, load
+from togi.model.load import LoadedModel, inspect, load_inspected
 from togi.model.save import check_saved, check_saved_adapter, save_adapter, save_model
 from togi.stages.arithmetic import arithmetic, device, model_device
 from togi.stages.context import Context, hold_numerics
@@ -33,14 +33,16 @@ KEPT = 4
 
 @lru_cache(maxsize=KEPT)
 def kept_model(source: ModelSource, cache: Path, dtype: torch.dtype) -> LoadedModel:
-    make_room(source, cache, dtype, forget_models)
-    return load(source, cache, dtype=dtype, device=model_device(source))
+    facts = inspect(source, cache)
+    make_room(source, facts.weights, dtype, forget_models)
+    return load_inspected(source, facts, dtype=dtype, device=model_device(source))
 
 
 @lru_cache(maxsize=KEPT)
 def _kept_scorer(source: ModelSource, cache: Path, dtype: torch.dtype) -> Scorer:
-    make_room(source, cache, dtype, forget_models)
-    return load_scorer_of(source, cache, dtype=dtype, device=model_device(source))
+    facts = inspect(source, cache)
+    make_room(source, facts.weights, dtype, forget_models)
+    return load_scorer_of(source, cache, dtype=dtype, device=model_device(source), facts=facts)
 
 
 def forget_models() -> None:
@@ -94,7 +96,7 @@ def _to_train(context: Context, source: ModelSource, resources: Resources | None
     narrow = resources is not None and resources.weights != "float32"
     narrow = narrow or ((nf4 or facts.quantised is not None) and machine.dtype == torch.bfloat16)
     dtype = torch.bfloat16 if narrow else torch.float32
-    model = load(source, context.cache, dtype=dtype, device=device(), nf4=nf4)
+    model = load_inspected(source, facts, dtype=dtype, device=device(), nf4=nf4)
     return replace(model, origin=origin_of(source, facts))
 
 

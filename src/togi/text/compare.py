@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from decimal import Decimal
 
 
 class _Kept(dict[int, str]):
@@ -24,6 +25,12 @@ _SIGNS = re.compile(r"[#%*/\\&@-]+")
 _ENDS, _BEGINS = re.compile(r"[\w)\]}]$"), re.compile(r"[\w(\[{]")
 _ENDS_APART, _BEGINS_APART = re.compile(r"\S[ \t]+$"), re.compile(r"[ \t]+\S")
 """The text before and after a sign that joins two operands, without and with spaces."""
+_MINUS = str.maketrans("\N{MINUS SIGN}\N{EN DASH}", "--")
+_BARE_POINT = re.compile(r"(?<!\d)[.,](?=\d)")
+_NUMBER = re.compile(r"(?:(?<![\w)\]}])[+-])?(?:\d{1,3}(?:[ ']\d{3})+(?:[.,]\d+)?(?!\d)|\d[\d.,]*)")
+_COMMAS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+_POINTS = re.compile(r"[1-9]\d{0,2}(?:(?:\.\d{3}){2,}(?:,\d+)?|\.\d{3},\d+)")
+"""Numbers whose thousands are separated by commas, and by points."""
 NEAR = 8  # characters to look at on each side of a sign
 
 
@@ -58,6 +65,40 @@ def _is_symbol(found: re.Match[str]) -> bool:
 def same(one: str, other: str) -> bool:
     """Whether two texts differ only in case, spacing and punctuation."""
     return comparable(one) == comparable(other)
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Whether two final answers are the same: they differ only in case, spacing, punctuation and signs of currencies,
+    or in how their numbers are written.
+
+    A number keeps its sign. A comma before three digits separates thousands, and otherwise decimals. Nothing is
+    computed: `1/2`, `0.5` and `50%` differ.
+    """
+    one, other = _answer(one), _answer(other)
+    if same(one, other):
+        return True
+    found, wanted = _NUMBER.findall(one), _NUMBER.findall(other)
+    alike = len(found) == len(wanted) and same(_NUMBER.sub("0", one), _NUMBER.sub("0", other))
+    return alike and [_value(each) for each in found] == [_value(each) for each in wanted]
+
+
+def _answer(text: str) -> str:
+    """An answer without signs of currencies, with one sign for minus, no space before %, and a zero before a bare
+    decimal point."""
+    plain = re.sub(r"\s+%", "%", unicodedata.normalize("NFKC", text).translate(_MINUS))
+    return _BARE_POINT.sub("0.", "".join(char for char in plain if unicodedata.category(char) != "Sc"))
+
+
+def _value(number: str) -> Decimal | str:
+    """The value of a number as `_NUMBER` finds it; the text itself if it is none, such as a date."""
+    digits = re.sub(r"[ ']", "", number.rstrip(".,"))
+    plain = digits.lstrip("+-")
+    if _COMMAS.fullmatch(plain):
+        digits = digits.replace(",", "")
+    elif _POINTS.fullmatch(plain):
+        digits = digits.replace(".", "")
+    decimal = digits.replace(",", ".")
+    return Decimal(decimal) if decimal.count(".") <= 1 else digits
 
 
 def _folded(text: str) -> str:

@@ -75,9 +75,12 @@ def render_text(template: Template, tokenizer: Tokenizer, messages: Sequence[Mes
 
     Raises InputError as `render_prompt` does.
     """
-    unscored = [replace(message, train=False) for message in messages]
-    text = _bound(template, tokenizer).chat_text(unscored)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(chat_text(template, tokenizer, messages), add_special_tokens=False)["input_ids"])
+
+
+def chat_text(template: Template, tokenizer: Tokenizer, messages: Sequence[Message]) -> str:
+    """The text that `render_text` tokenises. Raises InputError as `render_prompt` does."""
+    return _bound(template, tokenizer).chat_text([replace(message, train=False) for message in messages])
 
 
 def render_answer(template: Template, tokenizer: Tokenizer, messages: Sequence[Message], answer: str) -> list[int]:

@@ -69,6 +69,24 @@ def test_embeddings_find_what_ngrams_let_pass(tmp_path):
     assert alarm["name"] == "under_budget" and "only 2 of 3 records are sufficiently different" in alarm["message"]
 
 
+@pytest.mark.parametrize("by", [None, "rank"])
+@pytest.mark.parametrize("method", ["k_centre", "facility_location"])
+def test_records_without_the_part_to_compare_are_dropped_and_resemble_nothing(tmp_path, method, by):
+    answers = [None, BREAD, None, SKY, BREAD_TOO, None]
+    records = [
+        Prompt(id=f"q{n}", messages=(Message("user", "Which?"),), answer=answer, extra={"rank": n})
+        for n, answer in enumerate(answers)
+    ]
+    given: dict[str, Any] = {"part": "answer", "keep": 3, "method": method, "by": by}
+    chosen, summary, context = diversified(tmp_path, records, "prompts", **given)
+    assert {record.id for record in chosen} == {"q1" if by is None else "q4", "q3"}
+    assert summary["drops"] == {"nothing_to_compare": 3, "near_duplicate_ngrams": 1}
+    (alarm,) = read_lines(context.folder / "alarms.jsonl")
+    assert "only 2 of 3 records are sufficiently different" in alarm["message"]
+    chosen, summary, _ = diversified(tmp_path, [records[0], records[2]], "prompts", **given)
+    assert (chosen, summary["drops"]) == ([], {"nothing_to_compare": 2})
+
+
 def test_what_a_method_does_not_read_is_refused():
     with pytest.raises(ValidationError, match="neighbours is only read with method: facility_location, found k_centre"):
         Diversify.model_validate({"input": "$in", "keep": 3, "neighbours": 8})

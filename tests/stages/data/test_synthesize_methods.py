@@ -184,6 +184,10 @@ def test_reasoning_is_kept_whole_and_held_against_the_reference(tmp_path, says):
     (chat,), drops = run(context(tmp_path, sums), **given)
     assert [message.content for message in chat.messages] == ["Think.", "What is 2 + 2?", "Two and two.\nAnswer: 4"]
     assert drops == {"wrong_answer": 1, "no_answer": 1} and chat.parents == ("q0",)
+    says(lambda text, n: f"Less and less.\nAnswer: {('5', '-5')[n % 2]}")
+    chats, drops = run(context(tmp_path / "signs", questions("What is 1 - 6?", answer="-5")), **given, count=2)
+    assert {chat.messages[-1].content for chat in chats} == {"Less and less.\nAnswer: -5"}
+    assert drops["wrong_answer"] == 1
     with pytest.raises(InputError, match="prompt q0 has no reference answer"):
         run(context(tmp_path / "2", questions(SKY)), method="cot", input="$given", check_answer=True)
 

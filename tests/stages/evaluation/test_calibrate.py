@@ -11,6 +11,7 @@ from stored_verdicts import needs_shared, pandalm_labels, pandalm_models, pandal
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError
 from togi.core.records import Message, Pair, Verdict
+from togi.evaluate.statistics import adjusted_wald
 from togi.stages.base import RECORDS_FILE, output_path
 from togi.stages.context import Context, Control, Resolved
 from togi.stages.evaluation import calibrate_work
@@ -111,6 +112,21 @@ def test_agreement_leanings_and_self_preference(calibrate):
     assert found["unreadable"].value == 0 and "agreement among people" not in found
     assert context.counts == {"in": 18, "out": 18} and context.summary["labelled_comparisons"] == 18
     assert len(context.summary["table"]) == len(found)
+
+
+def test_differences_have_the_interval_of_shares_with_several_comparisons_of_a_prompt(calibrate):
+    _, found = calibrate(*everything())
+    labelled = range(0, 12, 2)
+    by_name = {  # judge minus people: of large against judge, of judge against small, of small against large
+        "self-preference: judge": [[1.0, 0.0] for q in labelled],
+        "length bias": [[1.0, 0.0, -0.5 if q % 3 == 0 else 0.0] for q in labelled],
+    }
+    for name, rows in by_name.items():
+        owners = [q for q, own in zip(labelled, rows, strict=True) for _ in own]
+        expected = adjusted_wald([each for own in rows for each in own], owners)
+        own = found[name]
+        assert (own.value, own.low, own.high) == pytest.approx((expected.mean, expected.low, expected.high))
+        assert own.low < 0.2 and own.count == 6
 
 
 def test_length_is_measured_against_what_people_prefer(calibrate):

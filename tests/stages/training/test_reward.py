@@ -1,5 +1,6 @@
 """`train.reward`: margins, adapters, the sweep, features computed once, and that scores ignore the rest of a batch."""
 
+import gc
 import json
 import weakref
 from collections import Counter
@@ -195,6 +196,37 @@ def test_a_training_of_a_sweep_begins_when_the_model_of_the_one_before_is_gone(t
     monkeypatch.setattr(reward_work, "load_trunk", watched)
     given = {key: value for key, value in LEARNS.items() if key != "learning_rate"}
     reward(tmp_path, sweep=(1e-4, 1e-3, 1e-2), validation=0.3, **given)
+    assert held == [0, 0, 0]
+
+
+def test_the_next_load_of_a_sweep_finds_memory_given_back(tmp_path, monkeypatch):
+    """A model in a circle of references is freed only by the collector, which the stage must call before it loads."""
+    load, made, held = reward_work.load_trunk, [], []
+
+    def watched(settings, context):
+        held.append(sum(each() is not None for each in made))
+        model = load(settings, context)
+        made.append(weakref.ref(model.net))
+        model.net.circle = [model.net]
+        return model
+
+    def made_and_dropped(body, data):
+        scorer = body.scorer(data)
+        del scorer
+        gc.disable()  # by itself it may run at any time
+
+    monkeypatch.setattr(reward_work, "load_trunk", watched)
+    context = bare_context(tmp_path, pairs=pairs())
+    wanted = settings(**LEARNS)
+    first = watched(wanted, context)
+    data = read_pairs(wanted, context, first)
+    body = SharedBody(wanted, context, first, data)
+    del first
+    try:
+        for _ in range(3):
+            made_and_dropped(body, data)
+    finally:
+        gc.enable()
     assert held == [0, 0, 0]
 
 

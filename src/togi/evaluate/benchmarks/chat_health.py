@@ -48,10 +48,10 @@ class Reply:
     tokens: int = 0
 
 
-Replies = Mapping[str, Sequence[Sequence[Reply]]]
-"""By subject, then by prompt; failed answers are left out."""
+Replies = Mapping[str, Sequence[Sequence[Reply | None]]]
+"""By subject, then by prompt; None is a failed answer."""
 Numbers = dict[str, dict[str, list[float | None]]]
-"""By subject and column: the mean over each prompt's answers; None without a number."""
+"""By subject and column: the number of each answer, prompt after prompt; None without a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +65,23 @@ class Checkup:
 
 def check_up(prompts: Sequence[str], replies: Replies, detect: Detect, language: str | None = None) -> Checkup:
     """The health of all answers to `prompts` (see `health`). Adds a column of tokens if all counts are known."""
-    counted = all(one.tokens or not one.text for own in replies.values() for group in own for one in group)
+    counted = all(
+        one is None or one.tokens or not one.text for own in replies.values() for group in own for one in group
+    )
     columns = (*COLUMNS, TOKENS) if counted else COLUMNS
     values: Numbers = {}
     leaked: dict[str, Counter[str]] = {}
     for name, own in replies.items():
         found = [
-            [(one, health(prompt, one.text, detect, language)) for one in group]
+            None if one is None else (one, health(prompt, one.text, detect, language))
             for prompt, group in zip(prompts, own, strict=True)
+            for one in group
         ]
-        values[name] = {column.name: [_mean(column, group) for group in found] for column in columns}
-        leaked[name] = Counter(mark for group in found for _, each in group for mark in each.leaks)
+        values[name] = {
+            column.name: [None if each is None else _value(column, *each) for each in found] for column in columns
+        }
+        leaked[name] = Counter(mark for each in found if each is not None for mark in each[1].leaks)
     return Checkup(columns, values, leaked)
-
-
-def _mean(column: Metric, group: Sequence[tuple[Reply, Health]]) -> float | None:
-    known = [value for one in group if (value := _value(column, *one)) is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _value(column: Metric, reply: Reply, found: Health) -> float | None:

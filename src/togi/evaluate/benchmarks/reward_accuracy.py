@@ -92,7 +92,7 @@ def accuracy_table(
         for subject, own in readings.items()
     }
     ties = {
-        subject: {TIES.name: [None if one.credit is None else float(one.credit == 0.5) for one in own]}
+        subject: {TIES.name: [None if one.credit is None else float(_tied(one)) for one in own]}
         for subject, own in readings.items()
     }
     columns = [ACCURACY, DECIDED]
@@ -123,17 +123,53 @@ def accuracy_table(
     )
 
 
-def near_chance(table: Table) -> list[str]:
-    """A note for each subject whose accuracy is not distinguishable from chance: its interval contains one half."""
+def best_of(
+    rows: Sequence[Labelled], readings: Mapping[str, Sequence[Reading]], groups: Sequence[str]
+) -> tuple[list[Labelled], dict[str, list[Reading]]]:
+    """Joins the pairs of one group, which share their right answer, to one row of best-of-k: it is right if the right
+    answer has the highest score of all. If it shares that score with n others, the credit is 1 / (1 + n). The lengths
+    of such rows are 0: they are not compared.
+
+    `rows`, `groups` and the readings of each subject are in the same order.
+    """
+    places: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    joined = [replace(rows[own[0]], chosen=0, rejected=0) for own in places.values()]
+    return joined, {
+        subject: [_best([all_of[place] for place in own]) for own in places.values()]
+        for subject, all_of in readings.items()
+    }
+
+
+def _best(pairs: Sequence[Reading]) -> Reading:
+    credits = [one.credit for one in pairs]
+    if None in credits:
+        return Reading(None)
+    if 0 in credits:
+        return Reading(0.0)
+    ties = credits.count(0.5)
+    return Reading(1 / (1 + ties), 0.0 if ties else None)
+
+
+def near_chance(table: Table, chance: float = 0.5) -> list[str]:
+    """A note for each subject whose accuracy is not distinguishable from `chance`, which its interval contains."""
     own = {name: cells[ACCURACY.name] for name, cells in table.cells.items()}
     near = [
-        name for name, one in own.items() if one.low is not None and one.high is not None and one.low <= 0.5 <= one.high
+        name
+        for name, one in own.items()
+        if one.low is not None and one.high is not None and one.low <= chance <= one.high
     ]
-    return [f"{name} is near chance: the interval of its accuracy contains one half" for name in near]
+    told = "one half" if chance == 0.5 else f"{chance:.1%}"
+    return [f"{name} is near chance: the interval of its accuracy contains {told}" for name in near]
 
 
 def _decided(one: Reading) -> float | None:
-    return None if one.credit == 0.5 else one.credit
+    return None if _tied(one) else one.credit
+
+
+def _tied(one: Reading) -> bool:
+    return one.credit == 0.5 or one.margin == 0
 
 
 def _means(rows: Sequence[Labelled]) -> list[tuple[Metric, Callable[[Labelled], str]]]:

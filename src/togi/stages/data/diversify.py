@@ -10,7 +10,7 @@ from togi.data.compared import Part
 from togi.stages.base import PassingSettings, StageType, passes_on
 from togi.stages.cost import Cost, Inputs, passing_on
 
-REASONS = ("near_duplicate_ngrams", "near_duplicate_embedding", "over_budget")
+REASONS = ("nothing_to_compare", "near_duplicate_ngrams", "near_duplicate_embedding", "over_budget")
 """Drop reasons of a record."""
 
 
@@ -34,7 +34,8 @@ class Diversify(PassingSettings):
 
     `k_centre` always selects the record farthest from those already selected, so it covers the edges of the data,
     outliers included. `facility_location` selects the records that best represent the others, so it stays with the bulk
-    of the data. The output keeps the order of selection.
+    of the data. The output keeps the order of selection. A record that lacks the `part` to compare, such as a prompt
+    without a reference answer, is dropped: nothing tells how it differs from others.
     """
 
     of_data: ClassVar[str | None] = "prompts"
@@ -100,7 +101,7 @@ STAGE = StageType(
     Diversify,
     outputs=passes_on(),
     work="togi.stages.data.diversify_work",
-    version=4,
+    version=5,
     reasons=REASONS,
     chooses=lambda settings: settings.input,
     conserves=True,

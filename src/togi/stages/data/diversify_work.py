@@ -6,7 +6,7 @@ import numpy as np
 from togi.core.protocols import Embedder
 from togi.core.settings import EmbedderRef
 from togi.core.sources import ModelSource
-from togi.data.compared import compared
+from togi.data.compared import compared, has
 from togi.data.diversify import facility_location, farthest_points
 from togi.data.duplicates import NgramCopies, copies_by_cosine
 from togi.model.embed import SentenceEmbedder
@@ -15,7 +15,7 @@ from togi.stages.data.alike_work import best_first, embedded, scores_of
 from togi.stages.data.diversify import REASONS, Diversify
 from togi.stages.endpoints import embedder
 
-NGRAMS, EMBEDDING, OVER, CHOSEN = range(4)
+LACKS, NGRAMS, EMBEDDING, OVER, CHOSEN = range(5)
 """Outcomes of a record: the index of one of the REASONS, or chosen."""
 
 
@@ -23,10 +23,12 @@ def run(settings: Diversify, context: Context) -> None:
     count = context.records_count(settings.input)
     context.count_in(count)
     scores_N = None if settings.by is None else scores_of(context, settings.input, settings.by)
-    fate_N = np.full(count, OVER, dtype=np.uint8)
-    fate_N[~_different_texts(settings, context, scores_N)] = NGRAMS
+    batches = context.batches(settings.input)
+    has_N = np.fromiter((has(record, settings.part) for batch in batches for record in batch), dtype=bool)
+    fate_N = np.where(has_N, np.uint8(OVER), np.uint8(LACKS))
+    fate_N[has_N & ~_different_texts(settings, context, scores_N, np.flatnonzero(has_N))] = NGRAMS
     chosen = _chosen(settings, context, scores_N, fate_N)
-    _tell_shortage(settings, context, count, len(chosen))
+    _tell_shortage(settings, context, int(has_N.sum()), len(chosen))
     _write(settings, context, fate_N, chosen)
 
 
@@ -42,15 +44,17 @@ def _chosen(settings: Diversify, context: Context, scores_N: np.ndarray | None, 
     return chosen
 
 
-def _different_texts(settings: Diversify, context: Context, scores_N: np.ndarray | None) -> np.ndarray:
-    """(N,) bool: the rows that are no near-duplicate by n-grams."""
+def _different_texts(
+    settings: Diversify, context: Context, scores_N: np.ndarray | None, rows: np.ndarray
+) -> np.ndarray:
+    """(N,) bool: the rows that are no near-duplicate by n-grams of one of `rows`."""
     count = context.records_count(settings.input)
     finder = NgramCopies(count, settings.max_jaccard, settings.ngram)
     for batch in context.batches(settings.input):
         finder.add([compared(record, settings.part) for record in batch])
         context.progress(len(finder.texts), count, "signature")
         context.check_stop()
-    order = _order(scores_N, np.arange(count))
+    order = rows if scores_N is None else rows[best_first(scores_N[rows])]
     return finder.copies(order, lambda done: context.progress(done, count, "comparison")).kept
 
 
@@ -72,7 +76,7 @@ def _select(
     settings: Diversify, context: Context, vectors_KW: np.ndarray, scores_N: np.ndarray | None, left: np.ndarray
 ) -> list[int]:
     """Selects among the rows `left`; returns positions in `left`, in the order of selection."""
-    start = None if scores_N is None else int(np.argmax(scores_N[left]))
+    start = None if scores_N is None or not len(left) else int(np.argmax(scores_N[left]))
 
     def tell(done: int) -> None:
         if done % 64 == 0 or done == settings.keep:

@@ -12,7 +12,7 @@ from togi.data.question_pairs import clean_reply, final_answer
 from togi.stages.context import Context
 from togi.stages.data.harvest_work import Asker, Plan, Row, Rules, need_answers, unusable
 from togi.stages.data.synthesize import Synthesize
-from togi.text.compare import normalise, same
+from togi.text.compare import same, same_answer
 from togi.text.prompt_file import PromptFile
 
 
@@ -95,7 +95,7 @@ def _reasoned(settings: Synthesize, rules: Rules, source: Prompt, text: str, nam
     if not final:
         return "no_answer"
     reason = first_failure(text, rules.answer)
-    if reason is None and settings.check_answer and normalise(final) != normalise(source.answer or ""):
+    if reason is None and settings.check_answer and not same_answer(final, source.answer or ""):
         reason = "wrong_answer"
     if reason is not None:
         return reason

@@ -154,7 +154,9 @@ class Synthesize(StageSettings):
         default=None, description="grounded: embedder that finds related documents; character n-grams when absent"
     )
     check_answer: bool = Field(
-        default=False, description="cot: keep an answer only if it ends with the reference answer of its prompt"
+        default=False,
+        description="cot: keep an answer only if it ends with the reference answer of its prompt; numbers are "
+        "compared by value, with their sign",
     )
     temperature: float | None = Field(
         default=None, ge=0, le=2, description="when absent: 0.9 with few_shot, 1 with magpie, else 0.7"
@@ -316,7 +318,7 @@ STAGE = StageType(
     Synthesize,
     outputs=outputs,
     work="togi.stages.data.synthesize_work",
-    version=6,
+    version=7,
     reasons=REASONS,
     conserves=True,
     estimate=estimate,

@@ -42,6 +42,7 @@ STAGE = StageType(
     Calibrate,
     outputs=gives("tables"),
     work="togi.stages.evaluation.calibrate_work",
+    version=2,
     reasons=REASONS,
     estimate=estimate,
 )

@@ -208,12 +208,9 @@ class _Measures:
     def _difference(
         self, metric: Metric, human: Sequence[float], judged: Sequence[float], prompts: Sequence[str]
     ) -> None:
-        """Adds a row with the judge's share minus people's share."""
-        self._row(
-            metric,
-            lambda: self.bootstrap.share_difference(by_prompt(human, prompts), by_prompt(judged, prompts)),
-            prompts,
-        )
+        """Adds a row with the judge's share of the comparisons minus people's share; the comparisons of one prompt are
+        not independent."""
+        self._row(metric, lambda: self.bootstrap.share_difference(human, judged, prompts), prompts)
 
     def _row(self, metric: Metric, interval: Callable[[], Interval], prompts: Sequence[str]) -> None:
         if len(dict.fromkeys(prompts)) >= 2:

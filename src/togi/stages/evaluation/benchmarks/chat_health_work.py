@@ -22,16 +22,18 @@ def run(settings: ChatHealth, room: Room) -> Table:
     asked = [prompt.text for prompt in prompts]
     found = check_up(asked, {name: [_replies(group) for group in own] for name, own in said.items()}, detect,
                      settings.language)  # fmt: skip
+    owners = [prompt.id for prompt in prompts for _ in range(settings.samples)]
     return Table(
         benchmark=room.name,
         columns=found.columns,
-        cells=measured(found.columns, found.values, room.bootstrap),
+        cells=measured(found.columns, found.values, room.bootstrap, owners),
         rows=len(prompts),
         baseline=room.baseline,
-        differences=paired(found.columns, found.values, room.baseline, room.bootstrap)
+        differences=paired(found.columns, found.values, room.baseline, room.bootstrap, owners)
         if room.baseline in found.values
         else {},
-        items=[prompt.id for prompt in prompts],
+        items=[f"{name}.{place % settings.samples}" for place, name in enumerate(owners)],
+        owners=owners,
         values=found.values,
         dropped=room.dropped,
         leaks=room.leaks(prompts),
@@ -41,11 +43,10 @@ def run(settings: ChatHealth, room: Room) -> Table:
     )
 
 
-def _replies(group: Sequence[Said]) -> list[Reply]:
+def _replies(group: Sequence[Said]) -> list[Reply | None]:
     return [
-        Reply(text=one.text, closed=one.closed, cut=one.stop == "length", tokens=one.tokens)
+        None if one.failed else Reply(text=one.text, closed=one.closed, cut=one.stop == "length", tokens=one.tokens)
         for one in group
-        if not one.failed
     ]
 
 

@@ -23,6 +23,11 @@ class RewardAccuracy(BenchmarkSettings):
         description="pairs that people judged; for a list of sets, their unweighted mean is shown too"
     )
     by: str = Field(default="", description="column with the category of a row, for the macro accuracy")
+    best_of: str = Field(
+        default="",
+        description="column that marks pairs with a common right answer: a reward model is right if it scores that "
+        "answer above all the others, as RewardBench 2 counts",
+    )
     language: Literal["en", "ja", "ru"] = Field(default="en", description="language of togi's own judge prompt")
     read: Literal["text", "logprobs"] = Field(
         default="text",

@@ -1,7 +1,9 @@
 """Runs the benchmark `reward_accuracy`: scorers score both answers of a pair, judges read them in both orders."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from togi.core.errors import GraderError, InputError
@@ -9,7 +11,15 @@ from togi.core.files import read_object
 from togi.core.records import Message, Pair, Prompt, SamplingParams
 from togi.core.seeds import content_id, digest
 from togi.core.settings import ModelRef, Ref, refs_of
-from togi.evaluate.benchmarks.reward_accuracy import Labelled, Reading, accuracy_table, judged, near_chance, scored
+from togi.evaluate.benchmarks.reward_accuracy import (
+    Labelled,
+    Reading,
+    accuracy_table,
+    best_of,
+    judged,
+    near_chance,
+    scored,
+)
 from togi.evaluate.benchmarks.table import Table
 from togi.judge.asking import Answered
 from togi.judge.contests import preference
@@ -19,11 +29,18 @@ from togi.stages.evaluation.benchmarks.reward_accuracy import RewardAccuracy
 from togi.stages.evaluation.benchmarks.room_work import Asking, Room
 from togi.stages.evaluation.benchmarks.weighed_work import weighed
 
+SECOND_BENCH = "allenai/reward-bench-2"
 CARD = {"llm-jp/llm-jp-chatbot-arena-conversations": 448, "nvidia/HelpSteer3": 283}
 """Counts of pairs on the card of ca-reward-3b-ja: single-turn, Japanese, without ties."""
 
 
 def run(settings: RewardAccuracy, room: Room) -> Table:
+    judges = [name for name, ref in room.subjects.items() if room.kind(ref) != "scorer"]
+    if settings.best_of and judges:
+        raise InputError(
+            f"{room.name}: best_of compares the scores of reward models, and {', '.join(judges)} would be a judge; "
+            "remove best_of, or measure reward models alone"
+        )
     kept = [(ref, pair) for ref in refs_of(settings.pairs) for pair in room.records(ref) if _usable(room, pair)]
     if not kept:
         raise InputError(
@@ -33,12 +50,18 @@ def run(settings: RewardAccuracy, room: Room) -> Table:
     rows = [_labelled(settings, ref, pair) for ref, pair in kept]
     readings = {name: _read(settings, room, name, ref, pairs) for name, ref in room.subjects.items()}
     room.note(pairs=digest([row.id for row in rows])[:16])
+    chance = 0.5
+    if settings.best_of:
+        groups = [f"{ref} {_column(ref, pair, settings.best_of, 'best_of')}" for ref, pair in kept]
+        rivals = Counter(groups)
+        chance = sum(1 / (1 + count) for count in rivals.values()) / len(rivals)
+        rows, readings = best_of(rows, readings, groups)
     found = accuracy_table(room.name, rows, readings, room.bootstrap, room.baseline or "")
     return replace(
         found,
         dropped=room.dropped,
         leaks=room.leaks([Prompt(id=pair.id, messages=pair.prompt) for pair in pairs]),
-        notes=[*near_chance(found), *(note for ref in refs_of(settings.pairs) for note in _told(room, ref))],
+        notes=[*near_chance(found, chance), *_notes(settings, room)],
         manifest=room.manifest(),
     )
 
@@ -59,20 +82,25 @@ def _text(side: Sequence[Message]) -> str:
 
 
 def _labelled(settings: RewardAccuracy, ref: Ref, pair: Pair) -> Labelled:
-    category = pair.extra.get(settings.by) if settings.by else ""
-    if category is None:
-        raise InputError(
-            f"pair {pair.id} of {ref} has no column {settings.by!r}, which `by` names; it has "
-            f"{', '.join(pair.extra) or 'no other columns'}"
-        )
     return Labelled(
         id=pair.id,
         prompt=content_id([[turn.role, turn.content] for turn in pair.prompt]),
         split=ref.name,
-        category=str(category),
+        category=_column(ref, pair, settings.by, "by") if settings.by else "",
         chosen=len(_text(pair.chosen)),
         rejected=len(_text(pair.rejected)),
     )
+
+
+def _column(ref: Ref, pair: Pair, name: str, setting: str) -> str:
+    """The value of a column as text. Raises InputError for a pair without it."""
+    value = pair.extra.get(name)
+    if value is None:
+        raise InputError(
+            f"pair {pair.id} of {ref} has no column {name!r}, which `{setting}` names; it has "
+            f"{', '.join(pair.extra) or 'no other columns'}"
+        )
+    return str(value)
 
 
 def _read(settings: RewardAccuracy, room: Room, name: str, ref: Ref, pairs: Sequence[Pair]) -> list[Reading]:
@@ -145,14 +173,25 @@ def _prompt_mark(prompt: JudgePrompt) -> str:
     return digest([[turn.role, turn.content] for turn in prompt.messages(case)])[:16]
 
 
-def _told(room: Room, ref: Ref) -> list[str]:
+def _notes(settings: RewardAccuracy, room: Room) -> list[str]:
+    joined = "a row is right if its right answer has the highest score; if n others share it, it counts 1 / (1 + n)"
+    counts = [_told(settings, room, ref) for ref in refs_of(settings.pairs)]
+    return [*([joined] if settings.best_of else []), *chain.from_iterable(counts)]
+
+
+def _told(settings: RewardAccuracy, room: Room, ref: Ref) -> list[str]:
     """Notes how many rows were kept and left out when the pairs were read, next to the card's count."""
     folder = room.context.inputs[ref].folder
     if folder is None or not (folder / "summary.json").exists():
         return []
-    summary, settings = read_object(folder / "summary.json"), read_object(folder / "settings.json")
+    summary, read = read_object(folder / "summary.json"), read_object(folder / "settings.json")
     counts, drops = summary.get("counts", {}), summary.get("drops", {})
     told = ", ".join(f"{reason} {number:,}" for reason, number in drops.items()) or "none"
-    card = CARD.get(str(settings.get("preset")))
+    preset = str(read.get("preset"))
+    card = CARD.get(preset)
     beside = f"; the card of ca-reward-3b-ja counts {card} in all (published)" if card else ""
-    return [f"{ref}: {counts.get('out', 0):,} of {counts.get('in', 0):,} rows kept; left out: {told}{beside}"]
+    pairwise = f"{ref}: its pairs are counted one by one; set `best_of: id` for best-of-4 accuracy"
+    return [
+        f"{ref}: {counts.get('out', 0):,} of {counts.get('in', 0):,} rows kept; left out: {told}{beside}",
+        *([pairwise] if preset == SECOND_BENCH and not settings.best_of else []),
+    ]
