@@ -95,7 +95,7 @@ def test_what_is_printed_names_files_places_and_ids(shell, tmp_path):
         ended = shell(*on(server), "--documents", tmp_path / "docs", "Which glaciers melt?", "--most", 3)
     assert ended.exit_code == 0, ended.output
     lines = ended.stdout.splitlines()
-    assert lines[0] == "9 documents, 9 parts, the 3 best matches are shown; 1 files of other kinds are not read"
+    assert lines[0] == "9 documents, 9 parts, the 3 best matches are shown; 1 file of another kind is not read"
     assert any(line.split() == ["0", "4.md", "lines", "1", "to", "3", "Page", "4"] for line in lines)
     assert lines[-3:] == ["relevant documents: 0", "", "They melt."]
     asked_first = next(body for body in server.asked if body["messages"][0]["role"] == "system")

@@ -64,3 +64,8 @@ def test_a_bad_row_is_dropped_and_counted_as_the_error_advises(model: Path):
     assert (found["rows"], len(found["scores"]), found["dropped"]) == (4, 3, {"empty_text": 1})
     ended = togi(model.parent / "home", "score", str(model), str(path), "--on-bad-row", "drop")
     assert "3 answers, empty_text 1; " in ended.stdout
+    path.write_text(json.dumps({"prompt": "Hi?", "answer": None}) + "\n")
+    ended = togi(model.parent / "home", "score", str(model), str(path), "--on-bad-row", "drop")
+    assert ended.returncode == 3 and "--on-bad-row error)" in ended.stderr
+    path.write_text(json.dumps({"prompt": "Hi?", "answer": "One."}) + "\n")
+    assert "\n1 answer; run " in togi(model.parent / "home", "score", str(model), str(path)).stdout

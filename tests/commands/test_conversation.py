@@ -92,7 +92,7 @@ def test_ctrl_c_stops_the_answer_alone(capsys):
     [
         ("/nope", "there is no command /nope; there are: /help"),
         ("/retry", "no question"),
-        ("/save", "the conversation is empty"),
+        ("/save", "the conversation is empty, so there is nothing to save; /help shows all commands\n"),
     ],
 )
 def test_what_cannot_be_done_is_told_and_the_conversation_goes_on(capsys, line, told):
@@ -102,6 +102,15 @@ def test_what_cannot_be_done_is_told_and_the_conversation_goes_on(capsys, line, 
     chat.turn("one")
     chat.turn("a long one")
     assert "more tokens than the context" in capsys.readouterr().err and len(chat.said) == 2
+
+
+def test_a_file_that_cannot_be_written_is_told_in_plain_words(tmp_path, capsys):
+    chat = talk(Parrot())
+    chat.turn("one")
+    chat.turn(f"/save {tmp_path / 'none' / 'x.jsonl'}")
+    said = capsys.readouterr().err
+    assert "x.jsonl cannot be written: No such file or directory; name another file; /help" in said
+    assert "/reset" not in said and "Errno" not in said
 
 
 def test_help_names_every_command(capsys):

@@ -111,6 +111,26 @@ def test_people_read_a_table_of_answers(run, folder, tmp_path):
     assert code == 0 and "greedy answer" not in out and "log-probability off" in out
 
 
+ENDING = """\
+{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.role == 'assistant' %}<s>{% endif %}
+{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"""
+
+
+def test_answers_are_shown_without_their_terminator(run, folder, tmp_path):
+    silent = load(at(folder / "base", template="chatml"), folder)
+    with torch.no_grad():
+        silent.net.lm_head.weight.zero_()  # all tokens are equally likely, so that it always writes the first one, <s>
+    save_model(silent, tmp_path / "silent")
+    (tmp_path / "ending.jinja").write_text(ENDING)
+    recipe = "models: {silent: {path: silent, template: {file: ending.jinja, terminator: <s>}}}\n"
+    stages = "stages: {some: {type: respond, prompts: $asked, models: [$silent]}}\n"
+    (tmp_path / "asked.jsonl").write_text('{"question": "Why?"}\n')
+    (tmp_path / "r.yaml").write_text(f"name: r\n{recipe}data: {{asked: {{path: asked.jsonl}}}}\n{stages}")
+    code, out, err = run(f"{tmp_path / 'r.yaml'}:silent", tmp_path / "out", "--json")
+    assert code == 0, err
+    assert json.loads(out)["answers"] == {"model": "", "merged": ""}
+
+
 def test_a_base_that_changed_since_is_not_asked(run, folder, tmp_path):
     code, out, _ = run(folder / "trained", tmp_path / "out", "--json")
     told = json.loads(out)  # its card names a folder that is in no store
@@ -129,7 +149,7 @@ def test_the_base_that_a_stage_made_is_found_in_the_store(run, folder, tmp_path)
 
 
 def test_a_reward_model_has_one_label_and_the_same_scores_in_the_library(run, folder, tmp_path):
-    code, out, _ = run(folder / "rm", tmp_path / "out", "--reward", "--json")
+    code, out, _ = run(folder / "rm", tmp_path / "out", "--json")
     told = json.loads(out)
     assert code == 0 and len(told["scores"]) == 8
     net = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
@@ -153,6 +173,7 @@ def test_scores_that_differ_are_told(folder):
 MISTAKES = [
     (("trained", "--type", "f16"), "--type goes with --format gguf"),
     (("rm", "--reward", "--format", "gguf"), "a reward model cannot be written as GGUF; use --format merged"),
+    (("rm", "--format", "gguf"), "a reward model cannot be written as GGUF"),
     (("base", "--format", "adapter"), "has no adapter: the adapter is next to it, in "),
     (("trained", "--revision", "main"), "--revision goes with a hub's id"),
     (("nowhere",), "is not a model; give a model folder, RECIPE:STAGE"),
@@ -179,7 +200,7 @@ def test_a_tokenizer_that_llama_cpp_would_cut_otherwise_is_refused_and_nothing_i
     model = LoadedModel(net=net, tokenizer=unigram(), template=get_template("chatml"), name="tiny")
     save_model(model, tmp_path / "m")
     code, _, err = run(tmp_path / "m", tmp_path / "out", "--format", "gguf")
-    assert code == 3 and "of type Unigram" in err and "use --format merged" in err
+    assert code == 3 and f"{tmp_path / 'm'}: its tokenizer is of type Unigram" in err and "use --format merged" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
 
 

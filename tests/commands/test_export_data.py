@@ -8,6 +8,10 @@ import pytest
 from huggingface_hub import DatasetCard
 from tiny_run import togi
 
+from togi.commands.export_data import Records, export_data
+from togi.core.codec import write_records
+from togi.core.errors import InputError
+from togi.core.settings import MAIN
 from togi.report.card_parts import cell, fenced, licence_keys, table
 
 RECIPE = """\
@@ -53,11 +57,26 @@ def test_the_card_says_where_the_data_comes_from_and_what_was_dropped(done, tmp_
     assert ended.returncode == 0 and f"its card is {tmp_path / 'out' / 'README.md'}" in ended.stdout
     text = (tmp_path / "out" / "README.md").read_text()
     assert DatasetCard(text).data.to_dict()["license"] == "cc-by-4.0"
-    assert "| asked.jsonl | not stated |  | CC-BY-4.0 | name us \\| always |" in text
+    assert "| asked.jsonl | not stated | 7 | CC-BY-4.0 | name us \\| always |" in text
     assert "also apply to everything made from this data" in text
     (step,) = [line for line in text.splitlines() if line.startswith("| clean |")]
     assert step.startswith("| clean | `dedup` | 7 | 6 |") and step.endswith(" 1 |")
     assert "name: rows" in (tmp_path / "out" / "recipe.lock.yaml").read_text()
+
+
+def test_outputs_without_records_are_no_splits(done, tmp_path):
+    run, empty = done / "home" / "runs" / "rows", tmp_path / "empty.parquet"
+    write_records(empty, "prompts", [])
+    files = {"lost-1": ("prompts", empty), MAIN: ("prompts", run / "clean" / "output" / "records.parquet")}
+    export_data(Records(run=run, stage="parts", files=files), tmp_path / "out", as_json=False)
+    card = DatasetCard.load(tmp_path / "out" / "README.md")
+    (config,) = card.data.to_dict()["configs"]
+    assert config["data_files"] == [{"split": "train", "path": "data/train.parquet"}]
+    assert "The output `lost_1` has no records, so it is not a split." in card.text
+    assert [path.name for path in (tmp_path / "out" / "data").iterdir()] == ["train.parquet"]
+    with pytest.raises(InputError, match="stage parts has no records to export; see its drops"):
+        export_data(Records(run=run, stage="parts", files={MAIN: ("prompts", empty)}), tmp_path / "none", as_json=False)
+    assert not (tmp_path / "none").exists()
 
 
 def test_mistakes_are_told(done, tmp_path):

@@ -36,7 +36,9 @@ def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def code_of(card: Path) -> str:
     (code,) = re.findall(r"```python\n(.*?)```", card.read_text(), re.S)
-    return code.replace('"FOLDER"', repr(str(card.parent)))
+    found, count = re.subn(r'^name = "\."', f"name = {str(card.parent)!r}", code, flags=re.M)
+    assert count == 1
+    return found
 
 
 def run(code: str) -> str:
@@ -52,7 +54,8 @@ def test_what_was_measured_round_trips_through_the_hubs_library(exported):
     assert data.to_dict()["license"] == "mit" and data.language == ["en", "ja"]
     assert data.pipeline_tag == "text-generation" and data.library_name == "transformers" and data.model_name == "Tiny"
     found = {each.metric_name: each for each in data.eval_results}
-    assert {"reward", "length (tokens)"} <= {*found}
+    assert {"reward", "length (tokens)"} <= {*found} and not any("accuracy" in name for name in found)
+    assert found["reward"].metric_args["overlap"].startswith("$policy was trained on 6 of 6 prompts")
     again: Any = ModelCard(str(card)).data
     assert again.eval_results == data.eval_results and found["reward"].metric_args["n"] == 6
     shown = [line for line in card.text.splitlines() if line.startswith("| reward (")]
@@ -65,7 +68,8 @@ def test_each_language_has_every_part_and_its_code_runs(exported, language):
     text, words = (exported / "policy" / name).read_text(), WORDS[language]
     for key in ("intended", "code", "results", "plots", "samples", "training", "architecture", "limits", "reproduce"):
         assert f"## {words[key]}\n" in text, key
-    assert words["no_leaks"] in text and "`train.grpo`" in text and "LlamaForCausalLM" in text
+    assert words["overlap"] in text and words["no_leaks"] not in text
+    assert "`train.grpo`" in text and "LlamaForCausalLM" in text
     assert [*WORDS[language]] == [*WORDS["en"]]
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (exported / "policy" / picture).read_text().startswith("<svg")
@@ -78,11 +82,19 @@ def test_code_for_a_terminator_of_several_tokens_stops_at_its_text(exported):
     assert ".split('<|im_end|>')[0]" in text
 
 
+def test_the_facts_of_the_model_are_one_to_a_row(exported):
+    text = (exported / "policy" / "README.md").read_text()
+    rows = dict(line.strip("| ").split(" | ") for line in text.splitlines() if line.count(" | ") == 1)
+    assert rows["end of an answer"] == "<\\|im_end\\|>" and re.fullmatch(r"\d+(, \d+)*", rows["its token ids"])
+    assert re.fullmatch(r"\d+", rows["attention heads"]) and re.fullmatch(r"[\d,]+", rows["vocabulary"])
+
+
 def test_a_reward_models_card_scores(exported):
     text = (exported / "reward" / "README.md").read_text()
     data: Any = ModelCard(text).data
     assert data.pipeline_tag == "text-classification" and "reward-model" in data.tags
     assert {each.dataset_name for each in data.eval_results} == {"tiny: reward"}  # not the results of the policy
+    assert {each.task_type for each in data.eval_results} == {data.pipeline_tag}
     assert WORDS["en"]["scores"] in text and "generate" not in text
     assert float(run(code_of(exported / "reward" / "README.md"))) == pytest.approx(0, abs=100)
 

@@ -58,6 +58,7 @@ def test_a_wrong_token_a_hub_that_is_away_and_a_bad_name_are_told(folder):
         assert "hf_other" not in ended.stderr and "Traceback" not in ended.stderr
     ended = push(folder, address, "me/mine")
     assert ended.returncode == 4 and f"the hub at {address} was not reached" in ended.stderr
+    assert ". Run the command again" in ended.stderr and ".. " not in ended.stderr
     ended = push(folder, address, "mine")
     assert ended.returncode == 2 and "give owner/name" in ended.stderr
 

@@ -93,6 +93,16 @@ def test_scores_drops_and_training_are_told(tracer: Tracer) -> None:
     assert [(k.id, k.dropped) for k in seed.after][:2] == [("aa11", None), ("aa22", ("good", "judged_low"))]
 
 
+def test_what_a_stage_made_something_from_or_kept_was_not_dropped(tmp_path: Path, tracer: Tracer) -> None:
+    """A sample of its answers was cut, and counted under the id of the prompt."""
+    for stage, name in (("answers", "aa11"), ("good", "aa22"), ("scored", "5a01")):
+        write_json(tmp_path / stage / "drops.json", [{"id": name, "reason": "truncated"}])
+    before = {known.id: known.dropped for known in tracer.life("5a01").before}
+    assert before == {"aa11": None, "5eed": None}
+    after = {known.id: known.dropped for known in tracer.life("5eed").after}
+    assert after["aa22"] == ("good", "truncated") and after["aa11"] is None and after["5a01"] is None
+
+
 def test_an_unknown_id_names_those_near_and_a_short_one_all_that_it_means(tracer: Tracer) -> None:
     with pytest.raises(InputError, match="no record of this run has the id 'aa12'; similar ids are aa22, aa11"):
         tracer.life("aa12")

@@ -126,3 +126,7 @@ def test_no_interval_leaves_the_values_that_a_column_can_have():
     low, high = mean_cell(similar, [0.0, 0.1, 0.4], DRAWS), mean_cell(similar, [0.9, 1.0, 0.6], DRAWS)
     assert low.low == 0.0 and high.high == 1.0
     assert 0.4 < (low.high or 0) < 1 and 0 < (high.low or 0) < 0.5
+    change = difference_cell(similar, [0.0, 0.0, 0.1], [1.0, 1.0, 0.6], Bootstrap(seed=3, resamples=200))
+    assert -1 <= (change.low or -2) <= (change.high or 2) <= 1
+    alike = mean_cell(Metric(name="homogenisation", least=-1.0, most=1.0), [-0.9, -1.0, 0.1], DRAWS)
+    assert alike.low == -1.0

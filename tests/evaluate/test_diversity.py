@@ -106,6 +106,19 @@ def test_a_model_beside_itself_differs_by_nothing():
         assert row.difference.low == row.difference.mean == row.difference.high == 0
 
 
+def test_no_interval_leaves_the_range_of_its_quantity():
+    most = {"self-BLEU": 100.0, "embedding dispersion": 2.0}
+    at_the_edge = 0
+    for seed in range(6):
+        base, policy = ([text[:20] for text in _sentences(8, each)] for each in (seed, 100 + seed))
+        vectors = np.eye(8), np.eye(8)[[0, 0, 2, 3, 4, 5, 6, 7]]
+        for row in diversity_rows(Texts(base=base, policy=policy), "en", Bootstrap(seed=2), vectors):
+            for found in (row.base, row.policy):
+                assert 0.0 <= found.low <= found.mean <= found.high <= most.get(row.metric, 1.0), row
+                at_the_edge += found.mean < found.high == 1.0
+    assert at_the_edge
+
+
 def test_beyond_the_cap_both_models_are_read_on_the_same_prompts():
     texts = _sentences(30, 1)
     rows = diversity_rows(Texts(base=texts, policy=texts), "en", Bootstrap(seed=2), cap=10)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from togi.core.errors import InputError
-from togi.evaluate.statistics import Bootstrap
-from togi.evaluate.table import Metric, compare, rows_from_json, rows_to_json, single
+from togi.evaluate.statistics import Bootstrap, Jackknife
+from togi.evaluate.table import Metric, compare, compare_jackknife, rows_from_json, rows_to_json, single
 
 
 def test_rows_survive_json_with_and_without_a_counterpart():
@@ -23,6 +23,16 @@ def test_only_a_share_has_the_exact_bound_where_all_values_are_equal():
         row = compare(Metric(name="closed", share=share), [0.0] * 8, [0.0] * 7 + [1.0], Bootstrap(seed=1))
         assert row.base is not None and (row.base.low, row.base.high) == (0.0, pytest.approx(high))
         assert row.policy == Bootstrap(seed=1).mean([0.0] * 7 + [1.0])
+
+
+def test_a_row_of_pseudo_values_is_clipped_to_the_range_of_its_metric():
+    near_one = Jackknife(value=0.98, without_P=np.array([0.98] * 7 + [0.99, 0.95]))
+    low = Jackknife(value=0.02, without_P=np.array([0.02] * 7 + [0.01, 0.05]))
+    row = compare_jackknife(Metric(name="distinct-2", most=1.0), low, near_one, Bootstrap(seed=1))
+    assert row.base is not None and row.difference is not None
+    assert (row.base.low, row.policy.high, row.difference.high) == (0.0, 1.0, 1.0)
+    free = compare_jackknife(Metric(name="other"), low, near_one, Bootstrap(seed=1))
+    assert free.policy.high > 1.0 and free.difference is not None and free.difference.high > 1.0
 
 
 def test_only_a_share_has_a_difference_with_width_where_all_prompts_agree():

@@ -93,9 +93,9 @@ def test_digits_are_cut_out_as_smollm2_learnt_it() -> None:
 
 def test_a_way_to_cut_without_a_name_is_refused_and_so_is_another_kind() -> None:
     with pytest.raises(InputError, match="no name for the way in which its tokenizer splits"):
-        words_of(cut_by(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)), ROWS)
-    with pytest.raises(InputError, match=r"of type Unigram, which llama\.cpp would split into other tokens"):
-        words_of(unigram(), ROWS)
+        words_of(cut_by(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)), ROWS, "m")
+    with pytest.raises(InputError, match=r"m: its tokenizer is of type Unigram, which llama\.cpp would split"):
+        words_of(unigram(), ROWS, "m")
 
 
 def test_a_gguf_that_cuts_in_an_unknown_way_is_not_read_as_if_it_did_not(tmp_path: Path, monkeypatch) -> None:
@@ -108,7 +108,7 @@ def test_a_gguf_that_cuts_in_an_unknown_way_is_not_read_as_if_it_did_not(tmp_pat
 
 
 def test_sentencepieces_kind_keeps_bytes_and_the_order_of_merges() -> None:
-    words = words_of(sentencepiece(), 300)
+    words = words_of(sentencepiece(), 300, "m")
     assert words.model == "llama" and not words.merges and not words.space_first and words.adds == (False, False)
     score = dict(zip(words.pieces, words.scores, strict=True))
     assert score["th"] > score["the"] > score["▁the"] > score["an"] > score["en"]

@@ -79,6 +79,13 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_runs(done):
     assert "http://" not in done and "https://" not in done and "@import" not in done and "url(" not in done
 
 
+def test_figures_of_reward_models_have_a_table_of_their_own(done):
+    text = " ".join(" ".join(Page(done).text).split())
+    both, _, alone = text.partition("Of the reward models that scored the answers, not of the policy:")
+    assert "Policy Difference Verdict" in both and "held-out accuracy" not in both.partition("Before and after")[2]
+    assert alone.startswith(" Metric Value held-out accuracy") and "0.830" in alone
+
+
 def test_a_hostile_answer_stays_text(done):
     text = "".join(Page(done).text)
     assert '</div></details><script>document.title="owned"</script><img src=x onerror="alert(1)">' in text

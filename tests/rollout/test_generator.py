@@ -1,5 +1,7 @@
 """Prompts through template, sampler and back; what the sampler refuses."""
 
+import re
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -67,14 +69,22 @@ def test_stop_strings_leave_their_ids_and_go_from_the_text(generator):
         assert "e" in written or "t" in written
 
 
-def test_a_prompt_longer_than_the_context_names_itself_and_what_to_do():
+@pytest.mark.parametrize(
+    ("length", "more", "advice"),
+    [
+        (100, 40, "shorten the prompt by 12 tokens or lower max_tokens to 28"),
+        (100, 999, "lower max_tokens to 28"),
+        (200, 40, "shorten the prompt by 112 tokens"),
+        (200, 999, "shorten the prompt and lower max_tokens"),
+    ],
+)
+def test_a_prompt_longer_than_the_context_names_itself_and_what_helps(length, more, advice):
     engine = Sampler(tiny(CONFIGS["llama"]), CharTokenizer(), "Q")
     message = (
-        r"prompt 1: 100 tokens and max_tokens 40 are 140, but the model's context is 128; "
-        r"shorten the prompt by 12 tokens or lower max_tokens to 28"
+        f"prompt 0: {length} tokens and max_tokens {more} are {length + more}, but the model's context is 128; {advice}"
     )
-    with pytest.raises(InputError, match=message):
-        engine.generate([[1], [2] * 100], SamplingParams(max_tokens=40), [[0], [0]])
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        engine.generate([[2] * length], SamplingParams(max_tokens=more), [[0]])
     assert engine.generate([[2] * 100], SamplingParams(max_tokens=28), [[0]])[0][0].stop == "length"
 
 

@@ -4,7 +4,8 @@ import queue
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,11 +21,16 @@ from togi.serve.chat import Speaker, chat_app
 from togi.serve.pages import POLICY, page_text
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = """
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: the page in a real browser is not checked")
+TOOLS = """
 const until = async (done) => { while (!done()) await new Promise((next) => setTimeout(next, 20)); };
 const type = (text) => { at("question").value = text; at("ask").requestSubmit(); };
+const tell = (told) => fetch("/told", { method: "POST", body: JSON.stringify(told) });
+const loaded = () => until(() => talks[0].model.options.length === 2);
+"""
+COMPARE = """
 (async () => {
-  await until(() => talks[0].model.options.length === 2);
+  await loaded();
   at("max-tokens").value = 5;
   at("compare").click();
   type("<img src=x onerror=alert(1)>");
@@ -34,55 +40,101 @@ const type = (text) => { at("question").value = text; at("ask").requestSubmit();
   at("max-tokens").value = 100000;
   type("Too much");
   await until(() => document.querySelectorAll(".turn.failed").length === 2);
-  const told = {
+  tell({
     models: talks.map((talk) => talk.model.value),
     turns: talks.map((talk) => [...talk.turns.children].map((turn) => turn.firstChild?.textContent ?? "")),
     notes: [...document.querySelectorAll(".turn small")].map((note) => note.textContent),
     kept: talks.map((talk) => talk.messages.length),
     images: document.images.length,
     wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-  };
-  fetch("/told", { method: "POST", body: JSON.stringify(told) });
+  });
 })();
 """
+INTERRUPT = """
+(async () => {
+  await loaded();
+  at("temperature").value = 0;
+  at("max-tokens").value = "";
+  const change = () => talks[0].model.dispatchEvent(new Event("change"));
+  const ways = [() => at("reset").click(), change, () => at("compare").click()];
+  const seen = [];
+  for (const begin of ways) {
+    type("Tell me more");
+    await until(() => talks[0].turns.lastChild?.textContent);
+    const failed = document.querySelectorAll(".turn.failed").length, button = at("send").textContent;
+    begin();
+    await until(() => at("send").textContent === "Send");
+    const turns = document.querySelectorAll(".turn").length;
+    seen.push({ failed, button, turns, kept: talks.map((talk) => [...talk.messages]) });
+  }
+  tell(seen);
+})();
+"""
+
+
+class Slow(Sampler):
+    """A sampler whose answers are still under way when the page does something else."""
+
+    def step(self) -> None:
+        time.sleep(0.05)
+        super().step()
 
 
 @pytest.fixture
 def server(model) -> Iterator[SimpleNamespace]:
     """Two models on one page; the script that drives the page reports what it saw."""
-    told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    told: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     async def tell(request: Request) -> Response:
         told.put(await request.json())
         return Response()
 
     def beside(name: str) -> tuple[Served, Speaker]:
-        engine = Sampler(model.net, model.tokenizer, model.template.terminator)
+        engine = Slow(model.net, model.tokenizer, model.template.terminator)
         served = Served(name=name, kind="causal", limit=model.context, vocabulary=300)
         return served, Speaker(engine=engine, tokenizer=model.tokenizer, template=model.template)
 
     app = chat_app(*beside("one"), beside=[beside("two")])
-    html = page_text("page.html").replace("</body>", '<script src="/drive.js"></script></body>')
     policy = {"Content-Security-Policy": POLICY}
-    app.router.add_route("/drive", lambda request: Response(html, media_type="text/html", headers=policy))
-    app.router.add_route("/drive.js", lambda request: Response(DRIVER, media_type="text/javascript"))
+    for name, script in (("compare", COMPARE), ("interrupt", INTERRUPT)):
+        html = page_text("page.html").replace("</body>", f'<script src="/{name}.js"></script></body>')
+        app.router.add_route(f"/{name}", _answers(html, "text/html", policy))
+        app.router.add_route(f"/{name}.js", _answers(TOOLS + script, "text/javascript", {}))
     app.router.add_route("/told", tell, methods=["POST"])
     with serving(app) as url:
         yield SimpleNamespace(url=url, told=told)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: the page in a real browser is not checked")
-def test_two_models_answer_side_by_side(server, tmp_path: Path):
+def _answers(text: str, kind: str, headers: dict[str, str]) -> Callable[[Request], Response]:
+    return lambda _: Response(text, media_type=kind, headers=headers)
+
+
+def driven(server: SimpleNamespace, script: str, folder: Path) -> Any:
+    """What a script saw that drives the page in a browser."""
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
-    command = [str(CHROMIUM), *options, f"--user-data-dir={tmp_path / 'profile'}", f"{server.url}/drive"]
+    command = [str(CHROMIUM), *options, f"--user-data-dir={folder / 'profile'}", f"{server.url}/{script}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
         try:
-            found = server.told.get(timeout=120)
+            return server.told.get(timeout=120)
         finally:
             browser.terminate()
+
+
+@needs_browser
+def test_two_models_answer_side_by_side(server, tmp_path: Path):
+    found = driven(server, "compare", tmp_path)
     assert found["models"] == ["one", "two"] and found["images"] == 0 and found["wide"] == 0
     for turns in found["turns"]:
         assert turns[0] == "<img src=x onerror=alert(1)>" and turns[2] == "And now?"
         assert "but the model's context is 512" in turns[5], "what went wrong stands where the answer would"
     assert all(re.fullmatch(r"[1-5] tokens in [\d.]+ s(, cut at the token limit)?", note) for note in found["notes"])
     assert found["kept"] == [4, 4], "a question without an answer is not sent again"
+
+
+@needs_browser
+def test_an_answer_under_way_does_not_get_into_a_new_conversation(server, tmp_path: Path):
+    found = driven(server, "interrupt", tmp_path)
+    assert len(found) == 3, "a new chat, another model, a comparison"
+    for each in found:
+        assert each["failed"] == 0 and each["button"] == "Stop", "an empty field of tokens means the default"
+        assert each["kept"] == [[], []] and each["turns"] == 0

@@ -40,6 +40,7 @@ def turn(content: Any, **more: Any) -> dict[str, Any]:
         (TEXT, {"model": HALF}, "model", "half of a surrogate pair is not valid Unicode"),
         (TEXT, {"stream_options": 5}, "stream_options", "found a number; allowed is an object"),
         (TEXT, {"temperature": "1"}, "temperature", "Input should be a valid number"),
+        (CHAT, {"messages": []}, "messages", "messages: the list is empty; give at least one item"),
         (CHAT, {"messages": [None]}, "messages.0", "found nothing; allowed is an object"),
         (CHAT, {"messages": [{"role": "user"}]}, "messages.0.content", "Field required"),
         (CHAT, turn(5), "messages.0.content", 'found a number; allowed is a text, or a list of parts {"type": "text"'),

@@ -58,6 +58,8 @@ def command(
     """
     if as_json and message is None:
         raise RecipeError("command line: --json goes with --message")
+    if message is not None and not message.strip():
+        raise RecipeError("command line: --message is empty; ask something")
     source = of_run(target, words, run) if run is not None else of_target(target, words)
     given = {name: value for name, value in sampling.items() if value not in (None, ())}
     work = importlib.import_module("togi.commands.chat")  # imports torch: errors above must not wait for it

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from togi.cli.models import named_model, named_records, trained_by
+from togi.cli.models import beside, named_either, named_model, named_records, trained_by
 from togi.core.errors import RecipeError
 from togi.core.library_log import library_warnings_kept
 from togi.recipe.store import home, store_folder
@@ -29,7 +29,7 @@ from togi.recipe.store import home, store_folder
     type=click.Choice(("f32", "f16", "bf16", "q8_0")),
     help="Type of the matrices in a GGUF.  [default: their stored type]",
 )
-@click.option("--reward", is_flag=True, help="MODEL is a reward model.")
+@click.option("--reward", is_flag=True, help="MODEL is a reward model; detected for a folder or a stage.")
 @click.option(
     "--question",
     default="Who are you, and what can you do?",
@@ -56,14 +56,14 @@ def command(model: str, folder: Path, form: str | None, kept: str | None, reward
         return
     if form == "parquet":
         raise RecipeError(f"command line: --format parquet is for the records of a stage, and {model!r} is a model")
-    kind = "reward" if reward else "causal"
-    source, _ = named_model(model, kind)
+    source, _, scores = (*named_model(model, "reward"), True) if reward else named_either(model)
     if more["revision"] is not None and source.kind != "hub":
         raise RecipeError(f"command line: --revision goes with a hub's id, and {model!r} is none; leave it out")
     source = replace(source, **{key: value for key in ("template", "revision") if (value := more[key]) is not None})
     work = importlib.import_module("togi.commands.export")  # imports torch: errors above must not wait for it
     trained = None if (known := trained_by(model)) is None else work.Trained(**known)
-    form, question = form or "merged", more["question"] or None
+    form, question, kind = form or "merged", more["question"] or None, "reward" if scores else "causal"
+    source = beside(model, source) if form == "adapter" else source
     wanted = work.Wanted(folder=folder, format=form, kept=kept, kind=kind, question=question, trained=trained)
     with library_warnings_kept(home()):
         work.export(source, store_folder(), wanted, more["as_json"])

@@ -3,7 +3,8 @@
 import logging
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from togi.core.errors import RecipeError
 from togi.core.outside import read_object
 from togi.core.records import KINDS
 from togi.core.settings import MAIN
-from togi.core.sources import HUB_ID, ModelSource
+from togi.core.sources import ADAPTER_CONFIG, HUB_ID, ModelSource
 from togi.recipe.endpoint_spec import replayed
 from togi.recipe.graph import MODEL_KINDS, Graph, kinds_of, made_by, model_source
 from togi.recipe.runs import find_run, settings_of, stage_of
@@ -24,6 +25,9 @@ from togi.stages.base import MODEL_FOLDER, output_path
 log = logging.getLogger(__name__)
 
 PACKAGE = "package:"
+ADAPTER_FOLDER = "output/adapter"
+OUTPUTS = {"model": "a language model", "scorer": "a reward model"}
+"""What a stage outputs, in words."""
 
 
 def of_run(target: Path | None, words: tuple[str, ...], given: str) -> ModelSource:
@@ -49,7 +53,7 @@ def of_target(target: Path | None, words: tuple[str, ...]) -> ModelSource:
     if os.path.isdir(target):  # Path.is_dir raises for names that the system refuses
         if words:
             raise RecipeError(f"command line: {target} is a model folder, so {words[0]!r} has no meaning; leave it out")
-        return _in_folder(target)
+        return _folder(str(target), ("causal",))
     if len(names) > 1:
         raise RecipeError(f"command line: one model at a time, found {' and '.join(names)}")
     graph = load_graph(target, overrides)
@@ -59,21 +63,21 @@ def of_target(target: Path | None, words: tuple[str, ...]) -> ModelSource:
 def of_recipe(
     graph: Graph, target: Path, model: str, overrides: tuple[str, ...], kind: str = "causal", *also: str
 ) -> ModelSource:
-    """The model of a recipe with this name: a declared one, which may also be of the kinds `also`, or one that a stage
-    trained. Raises RecipeError if there is none, or it is of another kind or not finished."""
+    """The model of a recipe with this name, declared or trained by a stage, of `kind` or one of `also`. Raises
+    RecipeError if there is none, or it is of another kind or not finished."""
     if model in graph.recipe.models:
         spec = graph.recipe.models[model]
         if (made := made_by(spec)) is None:
             return _declared(spec, model, target, (kind, *also))
         model = made.name
     if model not in graph.nodes:
-        known = [*graph.recipe.models, *_trained(graph)]
+        known = [*graph.recipe.models, *_trained(graph, kind, *also)]
         raise RecipeError(f"{target}: there is no model {model!r}; there are: {', '.join(known)}")
-    node = graph.nodes[model]
-    if kinds_of(node.settings).get(MAIN) != MODEL_KINDS[kind]:
-        raise RecipeError(
-            f"{target}: stage {model} outputs {', '.join(kinds_of(node.settings).values())}, not {_wanted(kind)}"
-        )
+    kinds = kinds_of(graph.nodes[model].settings)
+    if kinds.get(MAIN) not in [MODEL_KINDS[each] for each in (kind, *also)]:
+        outputs = OUTPUTS.get(kinds.get(MAIN, "")) or ", ".join(dict.fromkeys(kinds.values())) or "nothing"
+        advice = _scoring(f"{target}:{model}") if kinds.get(MAIN) == MODEL_KINDS["reward"] else ""
+        raise RecipeError(f"{target}: stage {model} outputs {outputs}, not {_wanted(kind)}{advice}")
     folder = stage_folder(graph, model, overrides)
     if is_older(folder):
         raise RecipeError(
@@ -93,7 +97,7 @@ def named_model(text: str, kind: str, *also: str) -> tuple[ModelSource, str]:
     a hub's id. Raises RecipeError for anything else."""
     recipe, _, name = text.rpartition(":")
     if os.path.isdir(text):
-        return _in_folder(Path(text)), Path(text).resolve().name
+        return _folder(text, (kind, *also)), Path(text).resolve().name
     if text.startswith(PACKAGE) and name:
         return ModelSource(kind="package", name=name), name
     if recipe and os.path.isfile(recipe):
@@ -130,14 +134,28 @@ def trained_by(text: str) -> dict[str, Any] | None:
     return {"run": run_folder(found.name), "stage": name, "recipe": Path(recipe), "texts": texts, **said}
 
 
+def beside(text: str, source: ModelSource) -> ModelSource:
+    """The adapter that the stage RECIPE:STAGE saved next to its merged model; `source` if there is none. Raises
+    DamagedFile if its files have changed."""
+    recipe, _, name = text.rpartition(":")
+    folder = Path(source.name).parent.parent
+    if not recipe or not os.path.isfile(recipe) or not (folder / ADAPTER_FOLDER / ADAPTER_CONFIG).is_file():
+        return source
+    hold_whole(folder, run_command(Path(recipe), (), redo=name), only=ADAPTER_FOLDER)
+    return replace(source, name=str(folder / ADAPTER_FOLDER))
+
+
 def named_records(text: str) -> tuple[Path, str, dict[str, tuple[str, Path]]] | None:
     """For RECIPE:STAGE of a finished stage that outputs records: the folder of the recipe's run, the stage, and its
-    files of records with their kinds, by output. None for anything else. Raises RecipeError if the stage is not
-    finished, DamagedFile if its files have changed."""
+    files of records with their kinds, by output. None for anything else. Raises RecipeError if the recipe has nothing
+    of that name or the stage is not finished, DamagedFile if its files have changed."""
     recipe, _, name = text.rpartition(":")
     if not recipe or not os.path.isfile(recipe):
         return None
     graph = load_graph(Path(recipe))
+    if name not in graph.nodes and name not in graph.recipe.models:
+        known = ", ".join([*graph.recipe.models, *filter(lambda each: _gives(graph, each), graph.nodes)])
+        raise RecipeError(f"{recipe}: there is no model or stage {name!r}; models, and stages with records: {known}")
     kinds = kinds_of(graph.nodes[name].settings) if name in graph.nodes else {}
     wanted = {output: kind for output, kind in kinds.items() if kind in KINDS}
     if not wanted or kinds.get(MAIN) in MODEL_KINDS.values():
@@ -160,24 +178,27 @@ def declared(text: str, revision: str | None = None, key_env: str | None = None)
         told = {"revision": revision, "key_env": key_env}
         entry = {"url": there.urls[0], "model": there.model, **{key: value for key, value in told.items() if value}}
         return there.model.rpartition("/")[2], entry, False
-    source, name, reward = _either(text)
+    source, name, reward = named_either(text)
     if revision is not None and source.kind != "hub":
         raise RecipeError(f"command line: --revision goes with a hub's id or a URL, and {text!r} is none; leave it out")
     entry = entry_of(source) | ({"revision": revision} if revision else {})
-    return name.rpartition("/")[2], entry, reward or _scores(source)
+    return name.rpartition("/")[2], entry, reward
 
 
-def _either(text: str) -> tuple[ModelSource, str, bool]:
-    """The model that a word names, its name, and whether a recipe makes or declares it as a reward model."""
+def named_either(text: str) -> tuple[ModelSource, str, bool]:
+    """The language or reward model that a word names, its name, and whether it is known to be a reward model. Raises
+    RecipeError as `named_model` does."""
     recipe, _, name = text.rpartition(":")
     if os.path.isdir(text) or not recipe or not os.path.isfile(recipe):
-        return *named_model(text, "causal"), False
+        source, name = named_model(text, "causal", "reward")
+        return source, name, _scores(source)
     graph, target = load_graph(Path(recipe)), Path(recipe)
     spec = graph.recipe.models.get(name)
     made = name if spec is None or (made := made_by(spec)) is None else made.name
     trained = made in graph.nodes and kinds_of(graph.nodes[made].settings).get(MAIN) == MODEL_KINDS["reward"]
     reward = trained or (spec is not None and spec.kind == "reward")
-    return of_recipe(graph, target, name, (), "reward" if reward else "causal"), name, reward
+    source = of_recipe(graph, target, name, (), "causal", "reward")
+    return source, name, reward or _scores(source)
 
 
 def entry_of(source: ModelSource) -> dict[str, Any]:
@@ -201,6 +222,14 @@ def _scores(source: ModelSource) -> bool:
     return any(str(each).endswith("ForSequenceClassification") for each in named)
 
 
+def _folder(text: str, kinds: Sequence[str]) -> ModelSource:
+    """The model in a folder. Raises RecipeError for a reward model if none of `kinds` is one."""
+    source = _in_folder(Path(text))
+    if "reward" not in kinds and _scores(source):
+        raise RecipeError(f"{text}: it is a reward model, not {_wanted(kinds[0])}{_scoring(text)}")
+    return source
+
+
 def _in_folder(folder: Path) -> ModelSource:
     return ModelSource(kind="path", name=str(folder.resolve()))
 
@@ -214,9 +243,18 @@ def _wanted(kind: str) -> str:
     return {"causal": "a model to talk to", "reward": "a reward model"}.get(kind, f"an {kind}")
 
 
+def _scoring(model: str) -> str:
+    """What a reward model is for."""
+    name = shlex.quote(model)
+    return (
+        f": it scores answers. `togi score {name} FILE` scores those in a file, `togi serve --reward {name}` serves it"
+    )
+
+
 def _declared(spec: ModelSpec, name: str, target: Path, kinds: tuple[str, ...]) -> ModelSource:
     if spec.kind not in kinds:
-        raise RecipeError(f"{target}: models.{name} is of kind {spec.kind}, not {_wanted(kinds[0])} (kind: {kinds[0]})")
+        advice = _scoring(f"{target}:{name}") if spec.kind == "reward" else f" (kind: {kinds[0]})"
+        raise RecipeError(f"{target}: models.{name} is of kind {spec.kind}, not {_wanted(kinds[0])}{advice}")
     if spec.url is not None:
         raise RecipeError(f"{target}: models.{name}: it is on a server already; this command runs models locally")
     if replayed(spec):
@@ -224,12 +262,18 @@ def _declared(spec: ModelSpec, name: str, target: Path, kinds: tuple[str, ...]) 
     return model_source(spec)
 
 
-def _trained(graph: Graph) -> list[str]:
-    return [name for name, node in graph.nodes.items() if kinds_of(node.settings).get(MAIN) == "model"]
+def _trained(graph: Graph, *kinds: str) -> list[str]:
+    wanted = [MODEL_KINDS[kind] for kind in kinds]
+    return [name for name, node in graph.nodes.items() if kinds_of(node.settings).get(MAIN) in wanted]
+
+
+def _gives(graph: Graph, stage: str) -> bool:
+    """Whether a stage outputs a model or records."""
+    return any(kind in KINDS or kind in MODEL_KINDS.values() for kind in kinds_of(graph.nodes[stage].settings).values())
 
 
 def _only_model(graph: Graph, target: Path) -> str:
-    trained = _trained(graph)
+    trained = _trained(graph, "causal")
     if len(trained) != 1:
         raise RecipeError(f"{target}: say which model: {', '.join([*graph.recipe.models, *trained])}")
     return trained[0]

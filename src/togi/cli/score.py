@@ -14,6 +14,7 @@ from togi.core.files import read_object
 from togi.core.records import Sample
 from togi.core.tables import say_table
 from togi.core.terminal import say
+from togi.report.formatting import plural
 from togi.stages.base import RECORDS_FILE
 
 SHOWN = 60  # characters of a text in the table
@@ -47,7 +48,7 @@ def command(model: str, file: Path, revision: str | None, key_env: str | None, o
         return
     table = [[f"{score:.4f}", _short(question), _short(answer)] for question, answer, score in rows]
     say_table(("score", "question", "answer"), table, right=(0,))
-    told = [f"{len(rows):,} answers", *(f"{reason} {count:,}" for reason, count in dropped.items())]
+    told = [plural(len(rows), "answer"), *(f"{reason} {count:,}" for reason, count in dropped.items())]
     say(f"{', '.join(told)}; run {run.id}")
 
 

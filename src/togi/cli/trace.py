@@ -92,7 +92,8 @@ def _records(title: str, records: Sequence[Any], tracer: Any) -> None:
         by_stage.setdefault(known.stage, []).append(known)
     for stage, found in by_stage.items():
         dropped = sum(known.dropped is not None for known in found)
-        say(f"  {stage}: {len(found):,}" + (f", of which {dropped:,} were dropped later" if dropped else ""))
+        were = "was" if dropped == 1 else "were"
+        say(f"  {stage}: {len(found):,}" + (f", of which {dropped:,} {were} dropped later" if dropped else ""))
         for known in found[:SHOWN]:
             why = f"  (dropped in {known.dropped[0]}: {known.dropped[1]})" if known.dropped else ""
             say(f"    {known.id}  {tracer.text(known)}{why}")

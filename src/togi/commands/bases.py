@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from togi.commands.descent import Root
 from togi.core.hub import in_cache
 from togi.core.outside import read_object
 from togi.core.sources import CARD, HUB_ID, ModelSource, adapter_base, hash_folder, is_model_folder
@@ -14,14 +15,15 @@ from togi.model.load import LoadedModel, inspect, load, read_network
 from togi.stages.base import MODEL_FOLDER
 
 
-def base_of(source: ModelSource, cache: Path, model: LoadedModel) -> Callable[[], Any] | str | None:
-    """A function that loads the base of a model, named by its adapter or card; a message if the base is not available;
-    None if the folder shows no training."""
-    named = _named(source)
-    if named is None:
+def base_of(
+    source: ModelSource, cache: Path, model: LoadedModel, root: Root | None = None
+) -> Callable[[], Any] | str | None:
+    """A function that loads the base of a model: `root`, or else the one that its adapter or card names, or if that was
+    trained too, the base of that one, and so on. A message if the base is not available; None if the folder shows no
+    training."""
+    called, found = (root.shown, _still(root)) if root is not None else _first(source, cache)
+    if found == source:
         return None
-    found = named if isinstance(named, ModelSource) else _found(*named, cache)
-    called = named.name if isinstance(named, ModelSource) else named[0]
     if found is None:
         return f"the base ({called}) is missing on this machine or has changed, so it was not asked"
     facts = inspect(found, cache)
@@ -31,6 +33,31 @@ def base_of(source: ModelSource, cache: Path, model: LoadedModel) -> Callable[[]
     if facts.adapters:
         return lambda: load(found, cache).net
     return lambda: read_network(facts.folder, torch.float32, "causal").eval()  # its template is not needed
+
+
+def _still(root: Root) -> ModelSource | None:
+    """The root of a chain of trainings if it is there and unchanged."""
+    source = root.source
+    if source.kind == "path":
+        there = is_model_folder(Path(source.name)) and hash_folder(Path(source.name), source.beside) == root.revision
+    elif source.kind == "package":
+        there = _version(source.name) == root.revision
+    else:
+        there = in_cache(source.name, root.revision)
+    return source if there else None
+
+
+def _first(source: ModelSource, cache: Path) -> tuple[str, ModelSource | None]:
+    """The model that a chain of trainings began with and its name, found from its last model: `source` itself if it
+    shows no training. None if a base is not available; then the name is that of this base."""
+    called = source.name
+    while (named := _named(source)) is not None:
+        called = named.name if isinstance(named, ModelSource) else named[0]
+        found = named if isinstance(named, ModelSource) else _found(*named, cache)
+        if found is None:
+            return called, None
+        source = found
+    return called, source
 
 
 def _named(source: ModelSource) -> ModelSource | tuple[str, str] | None:

@@ -1,5 +1,6 @@
 """A conversation in the terminal, outside any recipe."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,11 @@ def _tell(card: _Card, system: str | None, params: SamplingParams) -> None:
 
 
 def _read() -> str:
-    say()
+    """The next line, asked for with a prompt if a person types it; empty at the end of the input."""
+    typed = sys.stdin.isatty()
+    if typed:
+        say()
     try:
-        return input("> ").strip()
+        return input("> " if typed else "").strip()
     except EOFError:
         return ""

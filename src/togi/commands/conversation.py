@@ -106,14 +106,17 @@ class Conversation:
 
     def turn(self, line: str) -> None:
         """Executes a line: a command or a question. Errors are printed, and the conversation continues."""
+        command = line.startswith("/") and not line.startswith("//")
         try:
-            if line.startswith("/") and not line.startswith("//"):
+            if command:
                 self._command(*line[1:].partition(" ")[::2])
             else:
                 self.tries = 0
                 self.ask(line.removeprefix("/") if line.startswith("//") else line, show=True)
         except (InputError, OSError) as error:
-            say(f"togi: {error}; /reset begins a new conversation, /help shows all commands", err=True)
+            asked = self.said and (not command or line == "/retry")
+            reset = "/reset begins a new conversation, " if asked else ""
+            say(f"togi: {error}; {reset}/help shows all commands", err=True)
 
     def _command(self, name: str, rest: str) -> None:
         known = {"help": self._help, "reset": self._reset, "system": self._system}
@@ -142,7 +145,10 @@ class Conversation:
         if not self.said:
             raise InputError("the conversation is empty, so there is nothing to save")
         path = Path(name or "chat.jsonl").expanduser()
-        append_line(path, {"messages": rows})
+        try:
+            append_line(path, {"messages": rows})
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}; name another file") from None
         say(f"saved to {path}", err=True)
 
     def _retry(self, _: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from togi.commands.bases import base_of
+from togi.commands.descent import Descent
 from togi.commands.model_card import Trained, write_cards
 from togi.commands.new_folder import refuse_place, writable
 from togi.core.errors import InputError, RecipeError
@@ -32,6 +33,7 @@ from togi.model.packages import convert_gguf
 from togi.model.reward_model import check_scalar_head
 from togi.model.save import check_saved, save_model
 from togi.rollout.generator import ModelGenerator
+from togi.serve.shapes import text_of
 
 log = logging.getLogger(__name__)
 
@@ -82,16 +84,18 @@ def export(source: ModelSource, cache: Path, wanted: Wanted, as_json: bool) -> N
     behind.
     """
     _refuse(source, wanted)
+    trained = wanted.trained
+    descent = None if trained is None else Descent(trained.run, trained.stage, trained.recipe)
     kind = "causal" if wanted.kind == "causal" else "scorer"
     model = load(source, cache, kind=kind)
     if kind == "scorer":
         check_scalar_head(model)
     stored = stored_dtype(inspect(source, cache))
     with _beside(wanted.folder) as room:
-        job = _Job(source, cache, model, KEPT[stored], wanted, room)
+        job = _Job(source, cache, model, KEPT[stored], wanted, room, descent)
         written = {"merged": _merged, "adapter": _adapter, "gguf": _gguf}[wanted.format](job)
-        if wanted.trained is not None:
-            write_cards(wanted.trained, model, Path(source.name), wanted.format, job.out)
+        if trained is not None and descent is not None:
+            write_cards(trained, descent, model, Path(source.name), wanted.format, job.out)
         report = _report(job, written)
         _place(job.out, wanted.folder)
     if as_json:
@@ -108,6 +112,7 @@ class _Job:
     stored: str
     wanted: Wanted
     room: Path
+    descent: Descent | None
 
     @property
     def out(self) -> Path:
@@ -128,10 +133,12 @@ def _refuse(source: ModelSource, wanted: Wanted) -> None:
     if wanted.format == "gguf" and wanted.kind != "causal":
         raise RecipeError("command line: a reward model cannot be written as GGUF; use --format merged")
     if wanted.format == "adapter" and not (source.kind == "path" and (Path(source.name) / ADAPTER_CONFIG).is_file()):
-        raise RecipeError(f"command line: {source.name} has no adapter: {_where_adapter(source)}")
+        raise RecipeError(f"command line: {source.name} has no adapter: {_where_adapter(source, wanted)}")
 
 
-def _where_adapter(source: ModelSource) -> str:
+def _where_adapter(source: ModelSource, wanted: Wanted) -> str:
+    if wanted.kind == "reward":
+        return "a reward model has a head that its base lacks, so it is saved whole; use --format merged"
     beside = Path(source.name).parent / "adapter"
     if source.kind == "path" and (beside / ADAPTER_CONFIG).is_file():
         return f"the adapter is next to it, in {beside}; name that folder"
@@ -223,7 +230,8 @@ def _report(job: _Job, written: _Written) -> dict[str, Any]:
     if job.model.kind == "scorer":
         return report | {"scores": score_likeness(job.model, written.forms[-1].load())}
     table: dict[str, str] = {}
-    base = base_of(job.source, job.cache, job.model) if job.wanted.question else None
+    root = None if job.descent is None else job.descent.root
+    base = base_of(job.source, job.cache, job.model, root) if job.wanted.question else None
     if base is not None:
         report["notes"] += [base] if isinstance(base, str) else []
         table |= {} if isinstance(base, str) else {"base": _answer(job, base())}
@@ -245,14 +253,14 @@ def _compare(job: _Job, form: Form) -> tuple[dict[str, Any], str]:
 
 
 def _answer(job: _Job, net: Any) -> str:
-    """The greedy answer of a network under the model's template."""
+    """The greedy answer of a network under the model's template, without its terminator."""
     if job.wanted.question is None:
         return ""
     talk = ModelGenerator(net, job.model.tokenizer, job.model.template, batch_rows=1)
     messages = (Message("user", job.wanted.question),)
     params = SamplingParams(temperature=0.0, max_tokens=LONGEST)
     (((answer,),)) = talk.generate([Prompt(id="question", messages=messages)], params)
-    return answer.text
+    return text_of(answer, job.model.template.bind(job.model.tokenizer).terminator)
 
 
 def _tell(report: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from togi.data.document_files import LONGEST, Found, Part, read_parts, shown_of
 from togi.data.retrieval import Bm25, ByEmbedding, best
 from togi.model.embed import SentenceEmbedder
 from togi.model.load import LoadedModel, load
+from togi.report.formatting import plural
 from togi.rollout.local import Sampler
 from togi.text.grounded import ANSWER, IDS, MAX_TOKENS, Relevant, asked, asked_again, read_relevant, role_left_out
 from togi.text.render import render_prompt
@@ -97,8 +98,9 @@ def choose(found: Found, wanted: Wanted, cache: Path) -> Chosen:
 def _tell_documents(found: Found, chosen: Chosen) -> None:
     """Prints the mapping from ids to files and places."""
     many = "" if len(chosen.parts) == len(found.parts) else f", the {len(chosen.parts)} best matches are shown"
-    passed = f"; {found.passed} files of other kinds are not read" if found.passed else ""
-    say(f"{found.documents:,} documents, {len(found.parts):,} parts{many}{passed}")
+    other = "1 file of another kind is" if found.passed == 1 else f"{found.passed:,} files of other kinds are"
+    passed = f"; {other} not read" if found.passed else ""
+    say(f"{plural(found.documents, 'document')}, {plural(len(found.parts), 'part')}{many}{passed}")
     rows = [[str(number), part.file, _place(part), part.shown.title or "—"] for number, part in enumerate(chosen.parts)]
     say_table(("id", "file", "place", "title"), rows, right=[0])
 

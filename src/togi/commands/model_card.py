@@ -1,14 +1,15 @@
 """Writes the cards of a trained model, in every language, into the folder of its export."""
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from togi.commands.descent import Descent, Root
+from togi.commands.published import publish_lock, publish_recipe, shown_paths
 from togi.core.files import write_text
 from togi.core.outside import read_object
 from togi.core.sources import CARD, HUB_ID
@@ -23,7 +24,6 @@ from togi.report.view import RunView, StageView
 from togi.text.render import check_template
 
 PLOTS = 6
-LOCK = "recipe.lock.yaml"
 STYLE = (
     "<style>text{font:10.5px sans-serif;fill:#5d6672}.grid{stroke:#e2ded5;fill:none}.line{fill:none;stroke-width:1.9;"
     "stroke:var(--s)}.faint{opacity:.3}.dashed{stroke-dasharray:4 4}.band{fill:var(--s);opacity:.17}.stack,.dot{"
@@ -45,38 +45,58 @@ class Trained:
     licence: str = ""
 
 
-def write_cards(trained: Trained, model: LoadedModel, source: Path, form: str, out: Path) -> None:
+def write_cards(trained: Trained, descent: Descent, model: LoadedModel, source: Path, form: str, out: Path) -> None:
     """Writes README.md, the cards in the other languages, plots, the recipe and its lock into `out`. `source` is the
     folder of the model in the store, `form` the exported form. Raises InputError if the run cannot be read."""
-    run = collect(trained.run)
+    run = _run(trained, descent)
     stage = next(each for each in run.stages if each.name == trained.stage)
-    facts = _facts(trained, stage, model, source, form, tuple(_plots(stage, out)))
-    front = front_matter(_front(trained, run, stage, model, facts))
+    known = {each.name: each.type for each in run.stages}
+    facts = replace(
+        _facts(trained, model, source, form),
+        base="" if descent.root is None else descent.root.shown,
+        trainings=[known[name] for name in descent.trainings],
+        plots=tuple(_plots(stage, out)),
+        file=next((path.name for path in out.glob("*.gguf")), ""),
+    )
+    front = front_matter(_front(trained, run, stage, facts, descent.root))
     for language in LANGUAGES:
         write_text(out / readme_name(language), f"{front}\n{model_card(run, trained.stage, facts, language)}")
-    shutil.copyfile(trained.recipe, out / "recipe.yaml")
-    if (trained.run / LOCK).is_file():
-        shutil.copyfile(trained.run / LOCK, out / LOCK)
+    publish_recipe(trained.recipe, descent.overrides, out)
+    publish_lock(descent.locked, trained.recipe.parent, out)
 
 
-def _facts(
-    trained: Trained, stage: StageView, model: LoadedModel, source: Path, form: str, plots: tuple[tuple[str, str], ...]
-) -> ModelFacts:
+def _run(trained: Trained, descent: Descent) -> RunView:
+    """The run, in which the stage of the model has all its sources, and its settings no folders of this machine."""
+
+    def told(stage: StageView) -> StageView:
+        settings = shown_paths(stage.settings, descent.locked.paths(), trained.recipe.parent)
+        return replace(stage, sources=descent.of_model(), settings=settings)
+
+    run = collect(trained.run)
+    return replace(run, stages=[told(each) if each.name == trained.stage else each for each in run.stages])
+
+
+def _facts(trained: Trained, model: LoadedModel, source: Path, form: str) -> ModelFacts:
+    """The facts that the model itself shows, without its base, its trainings and its plots."""
     said = read_object(source / CARD)
     template = model.template.bind(model.tokenizer)
     ends = check_template(template, model.tokenizer).terminator
-    base = said.get("base") or {}
     return ModelFacts(
         title=trained.texts.get("title") or f"{trained.run.name}: {trained.stage}",
         form=form,
         reward=model.kind == "scorer",
-        base=" ".join(str(base[key]) for key in ("name", "revision") if base.get(key)),
+        base="",
+        trainings=(),
         terminator=template.terminator,
         terminator_tokens=len(ends),
         system=said.get("system"),
-        shape=[*_shape(model), ("chat template", template.name), ("end of an answer", f"{template.terminator} {ends}")],
+        shape=[
+            *_shape(model),
+            ("chat template", template.name),
+            ("end of an answer", template.terminator),
+            ("its token ids", ", ".join(map(str, ends))),
+        ],
         texts=trained.texts,
-        plots=plots,
     )
 
 
@@ -88,41 +108,46 @@ def _shape(model: LoadedModel) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{sum(weight.numel() for weight in model.net.parameters()):,}"
     yield "layers", f"{shape.layers}"
     yield "hidden size", f"{shape.width:,}"
-    yield "attention heads", f"{shape.heads}, {shape.key_heads} of keys and values, {shape.head_width} wide"
+    yield "attention heads", f"{shape.heads}"
+    yield "key and value heads", f"{shape.key_heads}"
+    yield "head size", f"{shape.head_width}"
     yield "feed-forward size", f"{shape.ffn:,}"
     if shape.experts:
-        yield "experts", f"{shape.experts}, {shape.active} at work"
+        yield "experts", f"{shape.experts}"
+        yield "active experts", f"{shape.active}"
     yield "context", f"{config.get('max_position_embeddings', '')}"
-    yield "tokenizer", f"{type(model.tokenizer).__name__}, {len(model.tokenizer):,} tokens"
+    yield "tokenizer", type(model.tokenizer).__name__
+    yield "vocabulary", f"{len(model.tokenizer):,}"
     names = {"bos": model.tokenizer.bos_token, "eos": model.tokenizer.eos_token, "pad": model.tokenizer.pad_token}
     yield "special tokens", ", ".join(f"{name} {token}" for name, token in names.items() if token)
 
 
-def _front(trained: Trained, run: RunView, stage: StageView, model: LoadedModel, facts: ModelFacts) -> dict[str, Any]:
+def _front(trained: Trained, run: RunView, stage: StageView, facts: ModelFacts, root: Root | None) -> dict[str, Any]:
     """Front matter with the hub's keys; the measurements are its model-index."""
     libraries = {"merged": "transformers", "adapter": "peft"}
-    base, name = facts.base.partition(" ")[0], facts.title
-    results = list(_results(run, trained.stage))
-    data = ModelCardData(model_name=name, eval_results=results) if results else ModelCardData()
+    base = root.source.name if root is not None and root.source.kind == "hub" else None
+    task = "text-classification" if facts.reward else "text-generation"
+    results = list(_results(run, trained.stage, task))
+    data = ModelCardData(model_name=facts.title, eval_results=results) if results else ModelCardData()
     unsaid = any(not source.licence for source in stage.sources)
     licences = [trained.licence] if trained.licence else [] if unsaid else [each.licence for each in stage.sources]
     return {
         "language": [*trained.languages],
         **licence_keys(licences),
         "library_name": libraries.get(facts.form),
-        "pipeline_tag": "text-classification" if facts.reward else "text-generation",
-        "base_model": base if HUB_ID.fullmatch(base) else None,
+        "pipeline_tag": task,
+        "base_model": base,
         "datasets": [source.dataset for source in stage.sources if HUB_ID.fullmatch(source.dataset)],
         "tags": ["togi", *(["reward-model"] if facts.reward else [])],
         "model-index": data.to_dict().get("model-index"),
     }
 
 
-def _results(run: RunView, stage: str) -> Iterator[EvalResult]:
-    task = "text-generation"
+def _results(run: RunView, stage: str, task: str) -> Iterator[EvalResult]:
     for found in measured(run, stage):
         row, policy = found.row, found.row.policy
-        args = {"low": policy.low, "high": policy.high, "level": policy.level, "n": policy.n}
+        args: dict[str, Any] = {"low": policy.low, "high": policy.high, "level": policy.level, "n": policy.n}
+        args |= {"overlap": found.overlap} if found.overlap else {}
         kind = re.sub(r"[^a-z0-9]+", "_", row.metric.lower()).strip("_")
         yield EvalResult(
             task_type=task,

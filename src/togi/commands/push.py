@@ -136,11 +136,12 @@ def _refused(error: Exception) -> str:
     """The meaning of a hub's refusal, with advice."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    first = first.removesuffix(".")
     if status in (401, 403):
         given = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
         return (
             f"the hub does not allow writing there with this token ({given}); "
-            f"set HF_TOKEN to one that may write. {first}"
+            f"set HF_TOKEN to one that may write. {first}."
         )
     if status is None:
         return (

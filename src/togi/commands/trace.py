@@ -108,6 +108,12 @@ class _File:
         """The rows of records with these ids."""
         return _call("indices_nonzero", _among(self.ids, ids)).to_pylist()
 
+    def without(self, ids: pa.Array) -> pa.Array:
+        """Those of `ids` that are not in this file and to which no record of it refers."""
+        for known in (self.ids, *(named for _, named in self.links)):
+            ids = ids.filter(_call("invert", _among(ids, known)))
+        return ids
+
     def children_of(self, ids: pa.Array) -> list[int]:
         """The rows of records that refer to one of these ids."""
         found = [rows.filter(_among(named, ids)).to_pylist() for rows, named in self.links]
@@ -286,10 +292,22 @@ class Tracer:
 
     def _known(self, file: _File, rows: Sequence[int]) -> Iterator[Known]:
         """The records in `rows`."""
-        parents = file.parents_of(rows)
-        for row, name in zip(rows, file.names(rows), strict=True):
-            dropped = next(((stage, why[name]) for stage, why in self.drops.items() if name in why), None)
-            yield Known(id=name, stage=file.place.stage, output=file.output, parents=parents[row], dropped=dropped)
+        parents, names = file.parents_of(rows), file.names(rows)
+        dropped = self._dropped(names)
+        for row, name in zip(rows, names, strict=True):
+            why = dropped.get(name)
+            yield Known(id=name, stage=file.place.stage, output=file.output, parents=parents[row], dropped=why)
+
+    def _dropped(self, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """The first stage that dropped each record, and the reason. A stage that kept the record, or made something
+        from it, has dropped only something else that was made from it."""
+        found: dict[str, tuple[str, str]] = {}
+        for stage, why in self.drops.items():
+            lost = pa.array([name for name in names if name in why and name not in found], pa.string())
+            for file in self.files if len(lost) else ():
+                lost = file.without(lost) if file.place.stage == stage else lost
+            found |= {name: (stage, why[name]) for name in lost.to_pylist()}
+        return found
 
     def text(self, known: Known) -> str:
         """The beginning of a record's text."""

@@ -3,6 +3,7 @@
 The output is byte for byte that of `codec.write_records` for the same records.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -97,14 +98,14 @@ def count_records(path: Path) -> int:
         return file.metadata.num_rows
 
 
-def file_sources(path: Path) -> list[tuple[Provenance, ...]]:
-    """Each distinct set of sources among the records of a file, in order; reads no other columns. Raises InputError as
-    `codec.read_records` does."""
-    found: dict[tuple[Provenance, ...], None] = {}
+def file_sources(path: Path) -> Counter[tuple[Provenance, ...]]:
+    """Each distinct set of sources among the records of a file, in order, with its number of records; reads no other
+    columns. Raises InputError as `codec.read_records` does."""
+    found: Counter[tuple[Provenance, ...]] = Counter()
     with _opened(path) as (file, (_, version)):
         for rows in file.iter_batches(columns=["source", "inherited"] if version > 2 else ["source"]):
-            found |= dict.fromkeys(map(sources_of, rows.to_pylist()))
-    return list(found)
+            found.update(map(sources_of, rows.to_pylist()))
+    return found
 
 
 def read_batches(path: Path, rows: int) -> Iterator[list[Any]]:

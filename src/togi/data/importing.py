@@ -313,5 +313,6 @@ def _refuse_empty(files: Sequence[Path], made: int, imported: Imported) -> None:
         raise InputError(f"{where}: the data set is empty: it has no rows")
     counts = ", ".join(f"{reason} {count}" for reason, count in imported.dropped.items())
     raise InputError(
-        f"{where}: none of the {imported.dropped.total()} rows fits ({counts}); set on_bad_row: error to see why"
+        f"{where}: none of the {imported.dropped.total()} rows fits ({counts}); to see why, set on_bad_row: error "
+        "(in a command without a recipe: --on-bad-row error)"
     )

@@ -96,13 +96,13 @@ def diversity_rows(
     cut = ", answers cut to the same length" if texts.one_length else ""
     rows = []
     for n in (1, 2, 3):
-        metric = Metric(name=f"distinct-{n}", higher_is_better=True, note=f"different {n}-grams of {units}{cut}")
+        note = f"different {n}-grams of {units}{cut}"
+        metric = Metric(name=f"distinct-{n}", higher_is_better=True, note=note, most=1.0)
         base, policy = distinct(texts.base, n, units), distinct(texts.policy, n, units)
         rows.append(compare_jackknife(metric, base, policy, bootstrap))
     chosen = drawn(len(texts.base), cap, bootstrap.seed)
-    metric = Metric(
-        name="self-BLEU", higher_is_better=False, note=f"each of {len(chosen)} answers against the others{cut}"
-    )
+    note = f"each of {len(chosen)} answers against the others{cut}"
+    metric = Metric(name="self-BLEU", higher_is_better=False, note=note, most=100.0)
     base, policy = (self_bleu([side[i] for i in chosen], units) for side in (texts.base, texts.policy))
     rows.append(compare_jackknife(metric, base, policy, bootstrap))
     if vectors is not None:
@@ -119,7 +119,7 @@ def _dispersion_row(base: ArrayLike, policy: ArrayLike, bootstrap: Bootstrap) ->
     full_P = base_PD.any(axis=1) & policy_PD.any(axis=1)
     left_out = int((~full_P).sum())
     note = "mean cosine distance" + (f", {left_out} prompts with an empty answer left out" if left_out else "")
-    metric = Metric(name="embedding dispersion", higher_is_better=True, note=note)
+    metric = Metric(name="embedding dispersion", higher_is_better=True, note=note, most=2.0)
     return compare_jackknife(metric, dispersion(base_PD[full_P]), dispersion(policy_PD[full_P]), bootstrap)
 
 

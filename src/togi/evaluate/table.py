@@ -1,7 +1,7 @@
 """The before/after table: one row per metric, each number with its interval."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from togi.core.errors import InputError
@@ -53,13 +53,25 @@ class Row:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """A row's metric: its name, its better direction, and a note for readers. `share`: a share of answers, from 0 to 1.
-    `most`: values range from 0 to this, and intervals are clipped to that range."""
+    `least` and `most`: the values range between these, and intervals are clipped to that range."""
 
     name: str
     higher_is_better: bool | None = None
     note: str = ""
     share: bool = False
+    least: float = 0.0
     most: float | None = None
+
+    def within(self, low: float, high: float) -> tuple[float, float]:
+        """The bounds of a mean, clipped to the range of the values."""
+        return (low, high) if self.most is None else (max(self.least, low), min(self.most, high))
+
+    def within_difference(self, low: float, high: float) -> tuple[float, float]:
+        """The bounds of a difference of two means, clipped to what is possible."""
+        if self.most is None:
+            return low, high
+        span = self.most - self.least
+        return max(-span, low), min(span, high)
 
 
 def compare(
@@ -80,16 +92,21 @@ def compare(
         difference = bootstrap.difference(base_P, policy_P)
     return Row(
         metric=metric.name,
-        base=interval(base_P),
-        policy=interval(policy_P),
-        difference=difference,
+        base=_clipped(interval(base_P), metric.within),
+        policy=_clipped(interval(policy_P), metric.within),
+        difference=_clipped(difference, metric.within_difference),
         higher_is_better=metric.higher_is_better,
         note=metric.note,
     )
 
 
+def _clipped(found: Interval, within: Callable[[float, float], tuple[float, float]]) -> Interval:
+    low, high = within(found.low, found.high)
+    return replace(found, low=low, high=high)
+
+
 def compare_jackknife(metric: Metric, base: Jackknife, policy: Jackknife, bootstrap: Bootstrap) -> Row:
-    """A row from a statistic that is not a mean over prompts."""
+    """A row from a statistic that is not a mean over prompts. Its pseudo-values may lie outside the metric's range."""
     return compare(metric, base.pseudo_P, policy.pseudo_P, bootstrap)
 
 

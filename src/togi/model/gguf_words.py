@@ -29,8 +29,9 @@ class Words:
     space_first: bool
 
 
-def words_of(tokenizer: Any, rows: int) -> Words:
-    """Describes a fast tokenizer for a network with `rows` embeddings; rows without a token get a placeholder.
+def words_of(tokenizer: Any, rows: int, name: str) -> Words:
+    """Describes the fast tokenizer of the model `name`, for a network with `rows` embeddings; rows without a token get
+    a placeholder.
 
     Raises InputError for a tokenizer without a name in llama.cpp, which would split texts differently.
     """
@@ -38,15 +39,15 @@ def words_of(tokenizer: Any, rows: int) -> Words:
     model = state["model"]
     if model["type"] != "BPE":
         raise InputError(
-            f"its tokenizer is of type {model['type']}, which llama.cpp would split into other tokens; only BPE can "
-            "be written as GGUF, so use --format merged"
+            f"{name}: its tokenizer is of type {model['type']}, which llama.cpp would split into other tokens; "
+            "only BPE can be written as GGUF, so use --format merged"
         )
     bytewise = not model.get("byte_fallback")
     cuts = split_name(state) if bytewise else "default"
     if cuts is None:
         raise InputError(
-            "llama.cpp has no name for the way in which its tokenizer splits texts before merges, so it cannot be "
-            "written as GGUF; use --format merged"
+            f"{name}: llama.cpp has no name for the way in which its tokenizer splits texts before merges, so it "
+            "cannot be written as GGUF; use --format merged"
         )
     pieces, kinds = _pieces(state, rows)
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]

@@ -41,7 +41,7 @@ def write_gguf(folder: Path, model: LoadedModel, target: Path, kept: GgufType) -
     form = form_of(config)
     stored = dict(_stored(folder))
     rows = next(shape[0] for name, (_, shape) in stored.items() if name.endswith("embed_tokens.weight"))
-    words = words_of(model.tokenizer, rows)
+    words = words_of(model.tokenizer, rows, model.name)
     template = model.template.bind(model.tokenizer)
     terminator = check_template(template, model.tokenizer).terminator
     names = _names(form, config, stored)

@@ -124,6 +124,11 @@ def located(source: ModelSource, weights: bool) -> Path:
 def _configuration(folder: Path) -> dict[str, Any]:
     """The configuration of a whole model's folder; checks that all its small files can be read."""
     if not (folder / "config.json").exists():
+        if any(folder.glob("*.gguf")):
+            raise InputError(
+                f"{folder}: it has a GGUF file, which is for llama.cpp and similar programs; togi reads safetensors: "
+                "use the model it was made from, or its export with --format merged"
+            )
         raise InputError(f"{folder}: it has no config.json, so it is not a model folder of transformers")
     _check_files(folder)
     path = folder / "config.json"

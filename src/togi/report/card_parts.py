@@ -2,12 +2,13 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from togi.report.view import RunView, SourceView, StageView
+from togi.report.waterfall import lost
 
 HUB_LICENCES = (
     "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
@@ -75,12 +76,20 @@ def ways_to(run: RunView, stage: str) -> list[StageView]:
     return [each for each in run.stages if each.name in wanted]
 
 
-def source_cells(source: SourceView, none: str) -> list[object]:
+def source_cells(source: SourceView, none: str, count: Callable[[int], str]) -> list[object]:
     """A source as table cells: name, revision, records, licence, terms; `none` stands for a missing value."""
-    records = "" if source.records is None else f"{source.records:,}"
+    records = "" if source.records is None else count(source.records)
     return [source.dataset, source.revision or none, records, source.licence or none, source.terms or none]
 
 
-def fallen(stage: StageView) -> str:
-    """The dropped records of a stage, by reason."""
-    return ", ".join(f"{reason} {count:,}" for reason, count in stage.drops.items())
+def step_cells(stage: StageView, words: Mapping[str, str], count: Callable[[int], str]) -> list[object]:
+    """A stage as table cells: name, type, records in and out, and why the others did not go out."""
+    came, went = ("" if each is None else count(each) for each in (stage.counts_in, stage.counts_out))
+    return [stage.name, f"`{stage.type}`", came, went, fallen(stage, words, count)]
+
+
+def fallen(stage: StageView, words: Mapping[str, str], count: Callable[[int], str]) -> str:
+    """The records that came into a stage and did not go out: dropped ones by reason, held-out ones, and lost ones."""
+    kept = {words["held_out"]: stage.held_out, words["lost"]: max(0, lost(stage))}
+    found = [*stage.drops.items(), *((name, number) for name, number in kept.items() if number)]
+    return ", ".join(f"{name} {count(number)}" for name, number in found)

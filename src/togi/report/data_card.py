@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from togi.report.card_parts import cell, fallen, front_matter, licence_keys, source_cells, table, ways_to
-from togi.report.view import RunView, SourceView, StageView
+from togi.report.card_parts import cell, front_matter, licence_keys, source_cells, step_cells, table, ways_to
+from togi.report.card_words import WORDS
+from togi.report.formatting import whole
+from togi.report.view import RunView, SourceView
 
 NONE = "not stated"
+STEP = ("stage", "type", "in", "out", "dropped")
 SOURCES = ("source", "revision", "records", "licence", "terms")
 COLUMNS = {
     "id": "16 hex digits, derived from the record's origin",
@@ -41,22 +44,26 @@ class HubSplit:
     columns: Mapping[str, str]
 
 
-def data_card(run: RunView, stage: str, splits: Sequence[HubSplit], sources: Sequence[SourceView]) -> str:
-    """The card of the records made by `stage` of a run. Raises KeyError for an unknown stage."""
-    made = ways_to(run, stage)
+def data_card(
+    run: RunView, stage: str, splits: Sequence[HubSplit], sources: Sequence[SourceView], empty: Sequence[str] = ()
+) -> str:
+    """The card of the records made by `stage` of a run; `empty` are the outputs without records. Raises KeyError for an
+    unknown stage."""
+    made, words = ways_to(run, stage), WORDS["en"]
     parts = [
         _front(splits, sources),
         f"# {run.name}: {stage}\n",
         f"{sum(split.rows for split in splits):,} records, made with togi.\n",
         "## Splits\n",
         table(("configuration", "split", "records", "kind", "file"), [_split(split) for split in splits]),
+        *[f"The output `{name}` has no records, so it is not a split.\n" for name in empty],
         "## Columns\n",
         *[_columns(config, splits) for config in dict.fromkeys(split.config for split in splits)],
         "## Sources, licences and terms\n",
-        table(SOURCES, [source_cells(source, NONE) for source in sources]) or "No source is recorded.\n",
+        table(SOURCES, [source_cells(source, NONE, whole) for source in sources]) or "No source is recorded.\n",
         *_binding(sources),
         "## How it was made\n",
-        table(("stage", "type", "in", "out", "dropped"), [_step(each) for each in made]),
+        table([words[key] for key in STEP], [step_cells(each, words, whole) for each in made]),
         f"The recipe, with every setting and revision, is in `recipe.lock.yaml`: stage `{stage}`.\n",
     ]
     return "\n".join(parts)
@@ -70,7 +77,7 @@ def _front(splits: Sequence[HubSplit], sources: Sequence[SourceView]) -> str:
         }
         for config in dict.fromkeys(split.config for split in splits)
     ]
-    unsaid = any(source.kind == "data" and not source.licence for source in sources)
+    unsaid = any(not source.licence for source in sources)
     licence = {} if unsaid else licence_keys([source.licence for source in sources])
     return front_matter({**licence, "tags": ["togi"], "configs": configs})
 
@@ -90,8 +97,3 @@ def _binding(sources: Sequence[SourceView]) -> list[str]:
     if not bound:
         return []
     return [f"The licence and terms of {', '.join(bound)} also apply to everything made from this data.\n"]
-
-
-def _step(stage: StageView) -> list[object]:
-    counts = ["" if count is None else f"{count:,}" for count in (stage.counts_in, stage.counts_out)]
-    return [stage.name, f"`{stage.type}`", *counts, fallen(stage)]

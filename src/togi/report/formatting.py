@@ -32,6 +32,11 @@ def number(value: float | None, *, signed: bool = False) -> str:
     return sign + text
 
 
+def whole(count: int) -> str:
+    """A count with thousands separators."""
+    return f"{count:,}"
+
+
 def duration(seconds: float | None) -> str:
     """ "0.4 s", "12 s", "3 min 05 s", "2 h 14 min", "24 days 3 h"; a dash for None."""
     if seconds is None:

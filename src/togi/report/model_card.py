@@ -1,15 +1,20 @@
 """The card of a model trained by a run: README.md in one of its languages, in the hub's format."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from togi.report.card_parts import fallen, fenced, source_cells, table, ways_to
-from togi.report.card_words import LANGUAGES, NAMES, WORDS
-from togi.report.formatting import bounds, flat, number, percent
-from togi.report.view import RowView, RunView, StageView
+from togi.report.card_language import Language
+from togi.report.card_parts import cell, fenced, source_cells, step_cells, table, ways_to
+from togi.report.card_words import LANGUAGES, NAMES
+from togi.report.formatting import flat
+from togi.report.view import AlarmView, RowView, RunView, StageView
 
 SAMPLES = 3
+OVERLAP = "evaluated_on_learnt"
+"""The alarm of an evaluation on prompts that a model was trained on."""
+SCORERS = {"reward": "reward", "held-out reward": "held_out"}
+"""How the rows of an evaluation name its reward models, with the settings that refer to them."""
 INDENT = "    "
 ENVIRONMENT = ("device", "cpu", "processes", "compute_dtype", "togi", "torch", "transformers", "peft", "numpy")
 
@@ -17,7 +22,8 @@ ENVIRONMENT = ("device", "cpu", "processes", "compute_dtype", "togi", "torch", "
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
     """Facts about the model itself. `form` is merged, adapter or gguf; `shape` holds rows of its architecture and
-    tokenizer; `texts` are the texts of the recipe's `card:`, by key; `plots` are titles with paths in the folder."""
+    tokenizer; `trainings` are the types of the stages that trained it from `base`, in order; `texts` are the texts of
+    the recipe's `card:`, by key; `plots` are titles with paths in the folder; `file` is the name of a GGUF file."""
 
     title: str
     form: str
@@ -27,16 +33,20 @@ class ModelFacts:
     terminator_tokens: int
     system: str | None
     shape: Sequence[tuple[str, str]]
+    trainings: Sequence[str]
     texts: Mapping[str, str] = field(default_factory=dict)
     plots: Sequence[tuple[str, str]] = ()
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A row of a stage that measured the model, or of the stage that trained it."""
+    """A row of a stage that measured the model, or of the stage that trained it. `overlap` says which prompts of the
+    stage were trained on, if it found any."""
 
     stage: str
     row: RowView
+    overlap: str = ""
 
 
 def readme_name(language: str) -> str:
@@ -45,9 +55,35 @@ def readme_name(language: str) -> str:
 
 
 def measured(run: RunView, stage: str) -> list[Measured]:
-    """All rows that measure the model of `stage`: its own, and those of evaluations with it as the policy."""
-    found = [each for each in run.stages if each.name == stage or _is_policy(stage, each)]
-    return [Measured(stage=each.name, row=row) for each in found for row in each.rows]
+    """All rows that measure the model of `stage`: its own, and the comparisons of evaluations with it as the policy."""
+    return [
+        Measured(
+            stage=each.name, row=row, overlap="; ".join(alarm.message.partition(";")[0] for alarm in _overlaps(each))
+        )
+        for each in _measuring(run, stage)
+        for row in (each.rows if each.name == stage else each.compared)
+    ]
+
+
+def _measuring(run: RunView, stage: str) -> list[StageView]:
+    """A stage, and the evaluations with its model as the policy."""
+    return [each for each in run.stages if each.name == stage or _is_policy(stage, each)]
+
+
+def _benchmarking(run: RunView, stage: str) -> list[StageView]:
+    """The evaluations whose benchmarks measure the model of `stage`."""
+    return [each for each in run.stages if f"${stage}" in (each.settings.get("models") or ())]
+
+
+def _overlapping(run: RunView, stage: str) -> list[StageView]:
+    """The evaluations that found prompts which the model, or one that it needed, was trained on."""
+    found = [each for each in _measuring(run, stage) if _overlaps(each)]
+    leaking = [each for each in _benchmarking(run, stage) if any(found.leaks.get(stage) for found in each.benchmarks)]
+    return [*found, *leaking]
+
+
+def _overlaps(stage: StageView) -> list[AlarmView]:
+    return [alarm for alarm in stage.alarms if alarm.name == OVERLAP]
 
 
 def _is_policy(stage: str, other: StageView) -> bool:
@@ -57,35 +93,36 @@ def _is_policy(stage: str, other: StageView) -> bool:
 
 def model_card(run: RunView, stage: str, facts: ModelFacts, language: str) -> str:
     """The card's body, without front matter. Raises KeyError for an unknown stage."""
-    words = WORDS[language]
     own = next(each for each in run.stages if each.name == stage)
-    return "\n".join(_parts(run, own, facts, words, language))
+    return "\n".join(_parts(run, own, facts, Language(language)))
 
 
-def _parts(run: RunView, stage: StageView, facts: ModelFacts, words: Mapping[str, str], language: str) -> Iterator[str]:
-    made = ways_to(run, stage.name)
+def _parts(run: RunView, stage: StageView, facts: ModelFacts, language: Language) -> Iterator[str]:
+    made, words = ways_to(run, stage.name), language.words
     yield f"# {facts.title}\n"
-    yield " · ".join(f"[{NAMES[each]}]({readme_name(each)})" for each in LANGUAGES if each != language) + "\n"
-    trainings = ", ".join(f"`{each.type}`" for each in made if each.type.startswith("train."))
+    yield " · ".join(f"[{NAMES[each]}]({readme_name(each)})" for each in LANGUAGES if each != language.code) + "\n"
+    trainings = ", ".join(f"`{each}`" for each in facts.trainings)
     lead = words["lead_reward" if facts.reward else "lead"]
     yield lead.format(base=facts.base, stages=trainings) + "\n"
     yield from _texts(facts, words, "intended", "background")
     yield f"## {words['code']}\n"
     yield from _code(facts, words)
     yield f"## {words['results']}\n"
-    yield from _results(run, stage, made, words)
-    yield from _plots(facts, words)
+    yield from _results(run, stage, made, language)
+    yield from _plots(facts, language)
     yield from _samples(run, stage, words)
     yield f"## {words['training']}\n\n### {words['data']}\n"
-    yield from _data(stage, words)
+    yield from _data(stage, language)
     yield f"### {words['stages']}\n"
     columns = [words[key] for key in ("stage", "type", "in", "out", "dropped")]
-    yield table(columns, [_step(each) for each in made])
+    yield table(columns, [step_cells(each, words, language.count) for each in made])
     yield f"### {words['settings'].format(stage=stage.name)}\n"
     yield table((words["setting"], words["value"]), [(f"`{key}`", value) for key, value in flat(stage.settings)])
     yield f"## {words['architecture']}\n"
-    yield table((words["setting"], words["value"]), facts.shape)
-    yield from _rest(run, stage, facts, words)
+    shape = [(language.label(name), language.figures(value)) for name, value in facts.shape]
+    yield table((words["setting"], words["value"]), shape)
+    yield from _limits(run, stage, made, facts, language)
+    yield from _rest(stage, facts, language)
 
 
 def _texts(facts: ModelFacts, words: Mapping[str, str], *keys: str) -> Iterator[str]:
@@ -110,7 +147,7 @@ def _code(facts: ModelFacts, words: Mapping[str, str]) -> Iterator[str]:
         yield words["system"] + "\n\n" + fenced(facts.system)
     if facts.form == "gguf":
         stop = f" --reverse-prompt '{facts.terminator}'" if several else ""
-        yield fenced(f"llama-cli -m FILE.gguf --jinja{stop}", "sh")
+        yield fenced(f"llama-cli -m {facts.file or '*.gguf'} --jinja{stop}", "sh")
         return
     if facts.reward:
         yield words["scores"] + "\n"
@@ -127,7 +164,7 @@ def _answering(facts: ModelFacts, words: Mapping[str, str], several: bool) -> st
             f"from {'peft' if facts.form == 'adapter' else 'transformers'} import {name}",
             "from transformers import AutoTokenizer",
             "",
-            'name = "FOLDER"',
+            f'name = "."  # {words["place"]}',
             "tokenizer = AutoTokenizer.from_pretrained(name)",
             f'model = {name}.from_pretrained(name, dtype="auto").eval()',
             "messages = [",
@@ -149,7 +186,7 @@ def _scoring(words: Mapping[str, str]) -> str:
             "import torch",
             "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
             "",
-            'name = "FOLDER"',
+            f'name = "."  # {words["place"]}',
             "tokenizer = AutoTokenizer.from_pretrained(name)",
             'model = AutoModelForSequenceClassification.from_pretrained(name, dtype="auto").eval()',
             "messages = [",
@@ -167,28 +204,62 @@ def _scoring(words: Mapping[str, str]) -> str:
 # --- what was measured ------------------------------------------------------------------------------------------------
 
 
-def _results(run: RunView, stage: StageView, made: Sequence[StageView], words: Mapping[str, str]) -> Iterator[str]:
-    found = measured(run, stage.name)
+def _results(run: RunView, stage: StageView, made: Sequence[StageView], language: Language) -> Iterator[str]:
+    words, found = language.words, measured(run, stage.name)
     columns = [words[key] for key in ("metric", "before", "after", "interval", "change", "count", "where")]
-    yield table(columns, [_row(each) for each in found]) or words["none_measured"] + "\n"
+    benchmarks = _benchmarking(run, stage.name)
+    if found:
+        yield table(columns, [_row(each, language) for each in found])
+    elif not benchmarks:
+        yield words["none_measured"] + "\n"
+    if benchmarks:
+        yield words["benchmarked"].format(stages=", ".join(f"`{each.name}`" for each in benchmarks)) + "\n"
+    yield from _scorers(run, stage, language)
     cleaned = [each for each in made if each.type == "decontaminate"]
     leaks = sum(sum(each.drops.values()) for each in cleaned)
-    yield (words["leaks"].format(count=f"{leaks:,}") if cleaned else words["no_leaks"]) + "\n"
+    overlap = _overlapping(run, stage.name)
+    if cleaned:
+        yield words["leaks"].format(count=language.count(leaks)) + "\n"
+    if overlap:
+        yield words["overlap"] + "\n"
+    if not cleaned and not overlap:
+        yield words["no_leaks"] + "\n"
 
 
-def _row(found: Measured) -> list[object]:
+def _row(found: Measured, language: Language) -> list[object]:
     row, policy, difference = found.row, found.row.policy, found.row.difference
-    name = f"{row.metric} ({row.note})" if row.note else row.metric
-    interval = f"{bounds(policy)} ({percent(policy.level)})"
-    change = "" if difference is None else f"{number(difference.mean, signed=True)} ({bounds(difference, signed=True)})"
-    before = "" if row.base is None else number(row.base.mean)
-    return [name, before, number(policy.mean), interval, change, f"{policy.n:,}", found.stage]
+    change = ""
+    if difference is not None:
+        bounds = language.bounds(difference, signed=True)
+        change = language.beside(language.number(difference.mean, signed=True), bounds)
+    before = "" if row.base is None else language.number(row.base.mean)
+    after, count = language.number(policy.mean), language.count(policy.n)
+    return [language.metric(row), before, after, language.interval(policy), change, count, found.stage]
 
 
-def _plots(facts: ModelFacts, words: Mapping[str, str]) -> Iterator[str]:
+def _scorers(run: RunView, stage: StageView, language: Language) -> Iterator[str]:
+    """The figures of the reward models that the evaluations of the model asked."""
+    words = language.words
+    found = [(each, row) for each in run.stages if _is_policy(stage.name, each) for row in each.alone]
+    if found:
+        yield words["scorers"] + "\n"
+        columns = [words["scorer"], *(words[key] for key in ("metric", "value", "interval", "count", "where"))]
+        rows = dict.fromkeys(_scorer_row(each, row, language) for each, row in found)  # one model may have two roles
+        yield table(columns, [*rows])
+
+
+def _scorer_row(stage: StageView, row: RowView, language: Language) -> tuple[str, ...]:
+    role, _, metric = row.metric.partition(": ")
+    name = str(stage.settings.get(SCORERS.get(role, "")) or role).removeprefix("$")
+    value, count = language.number(row.policy.mean), language.count(row.policy.n)
+    shown = language.metric(replace(row, metric=metric or row.metric))
+    return name, shown, value, language.interval(row.policy), count, stage.name
+
+
+def _plots(facts: ModelFacts, language: Language) -> Iterator[str]:
     if facts.plots:
-        yield f"## {words['plots']}\n"
-        yield "\n".join(f"![{title}]({path})" for title, path in facts.plots) + "\n"
+        yield f"## {language.words['plots']}\n"
+        yield "\n".join(f"![{language.curve(title)}]({path})" for title, path in facts.plots) + "\n"
 
 
 def _samples(run: RunView, stage: StageView, words: Mapping[str, str]) -> Iterator[str]:
@@ -202,30 +273,40 @@ def _samples(run: RunView, stage: StageView, words: Mapping[str, str]) -> Iterat
 # --- what it was made from --------------------------------------------------------------------------------------------
 
 
-def _data(stage: StageView, words: Mapping[str, str]) -> Iterator[str]:
+def _data(stage: StageView, language: Language) -> Iterator[str]:
+    words = language.words
     columns = [words[key] for key in ("source", "revision", "records", "licence", "terms")]
-    rows = [source_cells(source, words["unsaid"]) for source in stage.sources]
+    rows = [source_cells(source, words["unsaid"], language.count) for source in stage.sources]
     yield table(columns, rows) or words["unsaid"] + "\n"
     bound = ", ".join(source.dataset for source in stage.sources if source.inherit)
     if bound:
         yield words["binding"].format(names=bound) + "\n"
 
 
-def _step(stage: StageView) -> list[object]:
-    counts = ["" if count is None else f"{count:,}" for count in (stage.counts_in, stage.counts_out)]
-    return [stage.name, f"`{stage.type}`", *counts, fallen(stage)]
-
-
-def _rest(run: RunView, stage: StageView, facts: ModelFacts, words: Mapping[str, str]) -> Iterator[str]:
-    yield f"## {words['limits']}\n\n{words['limit_data']}\n"
+def _limits(
+    run: RunView, stage: StageView, made: Sequence[StageView], facts: ModelFacts, language: Language
+) -> Iterator[str]:
+    words = language.words
+    yield f"## {words['limits']}\n"
+    if measured(run, stage.name):
+        yield words["limit_data"] + "\n"
+    elif not _benchmarking(run, stage.name):
+        yield words["limit_unmeasured"] + "\n"
     if facts.texts.get("limits"):
         yield facts.texts["limits"].strip() + "\n"
-    if stage.alarms:
-        yield words["limit_alarms"].format(alarms="; ".join(alarm.message for alarm in stage.alarms)) + "\n"
+    stages = (*made, *_measuring(run, stage.name), *_overlapping(run, stage.name))
+    alarms = dict.fromkeys(f"- `{each.name}`: {cell(alarm.message)}" for each in stages for alarm in each.alarms)
+    if alarms:
+        yield words["limit_alarms"] + "\n\n" + "\n".join(alarms) + "\n"
+
+
+def _rest(stage: StageView, facts: ModelFacts, language: Language) -> Iterator[str]:
+    words = language.words
     yield f"## {words['hardware']}\n"
     known: dict[str, Any] = {key: stage.numerics[key] for key in ENVIRONMENT if stage.numerics.get(key)}
     texts = {"hardware": facts.texts["hardware"]} if facts.texts.get("hardware") else {}
-    yield table((words["setting"], words["value"]), [*{**texts, **known}.items()])
+    rows = [(language.label(name), value) for name, value in {**texts, **known}.items()]
+    yield table((words["setting"], words["value"]), rows)
     yield f"## {words['reproduce']}\n\n{words['reproduce_text']}\n"
     yield fenced("togi run recipe.yaml", "sh")
     yield from _texts(facts, words, "citation", "acknowledgements", "authors", "contact", "release")

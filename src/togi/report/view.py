@@ -218,6 +218,16 @@ class StageView:
     error: str | None = None
     chat: str | None = None
 
+    @property
+    def compared(self) -> list[RowView]:
+        """The rows that compare base and policy."""
+        return [row for row in self.rows if row.base is not None]
+
+    @property
+    def alone(self) -> list[RowView]:
+        """The rows without a counterpart. Next to a comparison they measure another model: a reward model."""
+        return [row for row in self.rows if row.base is None]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:

@@ -161,10 +161,12 @@ class Sampler:
         if self._batch.room is not None and (wrong := self._batch.room.problem(request)):
             raise InputError(f"{name}: {wrong}")
         if self.limit is not None and length + more > self.limit:
+            over, room = length + more - self.limit, self.limit - length
+            ways = [f"shorten the prompt by {over} tokens"] if over < length else []
+            ways += [f"lower max_tokens to {room}"] if room > 0 else []
             raise InputError(
                 f"{name}: {length} tokens and max_tokens {more} are {length + more}, but the model's context is "
-                f"{self.limit}; shorten the prompt by {length + more - self.limit} tokens or lower max_tokens"
-                + (f" to {self.limit - length}" if length < self.limit else "")
+                f"{self.limit}; {' or '.join(ways) or 'shorten the prompt and lower max_tokens'}"
             )
 
     def add(self, request: Request) -> int:

@@ -4,8 +4,8 @@
 const at = (id) => document.getElementById(id);
 const talks = [...document.querySelectorAll(".talk")].map((section) => ({
   section, model: section.querySelector("select"), turns: section.querySelector(".turns"), messages: [],
+  stop: null, // aborts the answer in progress
 }));
-let underWay = null; // aborts the answers in progress
 
 const headers = () => ({ "content-type": "application/json", ...(at("key").value && { authorization: `Bearer ${at("key").value}` }) });
 
@@ -51,19 +51,25 @@ async function* events(response) {
   }
 }
 
-async function answer(talk, question, signal) {
+// The number in a field; an empty field means its default.
+const number = (id) => Number(at(id).value || at(id).defaultValue);
+
+async function answer(talk, question) {
+  const messages = talk.messages; // a new chat during the answer has other ones
+  talk.stop = new AbortController();
   show(talk, "user", question);
-  talk.messages.push({ role: "user", content: question });
+  messages.push({ role: "user", content: question });
   const system = at("system").value.trim();
   const body = {
     model: talk.model.value, stream: true, stream_options: { include_usage: true },
-    temperature: Number(at("temperature").value), max_tokens: Number(at("max-tokens").value),
-    messages: [...(system ? [{ role: "system", content: system }] : []), ...talk.messages],
+    temperature: number("temperature"), max_tokens: number("max-tokens"),
+    messages: [...(system ? [{ role: "system", content: system }] : []), ...messages],
   };
   const turn = show(talk, "assistant", ""), began = performance.now();
   let text = "", reason = null, tokens = 0;
   try {
-    const response = await fetch("/v1/chat/completions", { method: "POST", headers: headers(), body: JSON.stringify(body), signal });
+    const asked = { method: "POST", headers: headers(), body: JSON.stringify(body), signal: talk.stop.signal };
+    const response = await fetch("/v1/chat/completions", asked);
     if (!response.ok) throw new Error(await failure(response));
     for await (const event of events(response)) {
       tokens = event.usage?.completion_tokens ?? tokens;
@@ -75,38 +81,40 @@ async function answer(talk, question, signal) {
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     note.textContent = `${tokens} tokens in ${seconds} s${reason === "length" ? ", cut at the token limit" : ""}`;
     turn.append(note);
-    talk.messages.push({ role: "assistant", content: text });
+    messages.push({ role: "assistant", content: text });
   } catch (error) {
-    if (error.name === "AbortError") { talk.messages.push({ role: "assistant", content: text }); return; }
-    talk.messages.pop(); // drop the question, since it has no answer
+    if (error.name === "AbortError") { messages.push({ role: "assistant", content: text }); return; }
+    messages.pop(); // drop the question, since it has no answer
     turn.classList.add("failed");
     turn.textContent = error.message;
+  } finally {
+    talk.stop = null;
   }
 }
 
 async function send() {
   const question = at("question").value.trim();
-  if (underWay) { underWay.abort(); return; }
+  const running = talks.filter((talk) => talk.stop);
+  if (running.length) { running.forEach((talk) => talk.stop.abort()); return; }
   if (!question) return;
   at("question").value = "";
-  underWay = new AbortController();
   at("send").textContent = "Stop";
-  await Promise.all(talks.filter((talk) => !talk.section.hidden).map((talk) => answer(talk, question, underWay.signal)));
-  underWay = null;
+  await Promise.all(talks.filter((talk) => !talk.section.hidden).map((talk) => answer(talk, question)));
   at("send").textContent = "Send";
 }
 
-function reset() {
-  underWay?.abort();
-  for (const talk of talks) { talk.messages = []; talk.turns.replaceChildren(); }
+function reset(talk) {
+  talk.stop?.abort();
+  talk.messages = [];
+  talk.turns.replaceChildren();
 }
 
 at("ask").addEventListener("submit", (event) => { event.preventDefault(); send(); });
 at("question").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
 });
-at("compare").addEventListener("change", () => { talks[1].section.hidden = !at("compare").checked; reset(); });
-at("reset").addEventListener("click", reset);
+at("compare").addEventListener("change", () => { talks[1].section.hidden = !at("compare").checked; talks.forEach(reset); });
+at("reset").addEventListener("click", () => talks.forEach(reset));
 at("key").addEventListener("change", loadModels);
-talks.forEach((talk) => talk.model.addEventListener("change", () => { talk.messages = []; talk.turns.replaceChildren(); }));
+talks.forEach((talk) => talk.model.addEventListener("change", () => reset(talk)));
 loadModels();

@@ -16,6 +16,8 @@ ALLOWED: Mapping[str, str] = {
 OWN = ("value_error", "extra_forbidden")
 """The errors that say most; of several errors one of these is told."""
 NO_OBJECT = ("model_type", "model_attributes_type", "dict_type")
+EMPTY = {"too_short": "the list is empty; give at least one item", "string_too_short": "the text is empty"}
+"""Errors of lists and texts, all of which may have a length of 1."""
 
 Error = Mapping[str, Any]
 
@@ -36,6 +38,8 @@ def wrong_body(errors: Sequence[Error], body: Any, content_type: str) -> tuple[s
         return f"{name}: found {found}; allowed is {ALLOWED[str(path[-1])]}", name
     if first["type"] in NO_OBJECT:
         return f"{name}: found {found}; allowed is an object", name
+    if first["type"] in EMPTY:
+        return f"{name}: {EMPTY[first['type']]}", name
     return f"{name}: {_words(first)}", name
 
 

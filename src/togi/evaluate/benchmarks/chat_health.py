@@ -26,7 +26,7 @@ MIXED = Metric(
     note="Cyrillic, Japanese, Chinese or Korean letters found neither in the language nor in the prompt",
 )  # fmt: skip
 REPEATED = Metric(
-    name="repetition", higher_is_better=False,
+    name="repetition", higher_is_better=False, most=1.0,
     note="share of 4-word n-grams (10-character ones in scripts without spaces) that repeat an earlier one",
 )  # fmt: skip
 LOOPED = Metric(

@@ -97,23 +97,25 @@ def _compared(texts: Texts, *, cut: bool) -> tuple[dict[str, list[str]], np.ndar
 
 # --- the columns ------------------------------------------------------------------------------------------------------
 
-DISTINCT = {n: Metric(name=f"distinct-{n}", higher_is_better=True, note="across prompts") for n in (1, 2, 3)}
-BLEU = Metric(name="self-BLEU", higher_is_better=False, note="across prompts")
+DISTINCT = {n: Metric(name=f"distinct-{n}", higher_is_better=True, note="across prompts", most=1.0) for n in (1, 2, 3)}
+BLEU = Metric(name="self-BLEU", higher_is_better=False, note="across prompts", most=100.0)
 VENDI = Metric(name="Vendi score", higher_is_better=True, note="across prompts: effective number of different answers")
 ALIKE = Metric(
-    name="homogenisation", higher_is_better=False, note="mean cosine similarity of answers to different prompts"
-)
-OWN_DISTINCT = Metric(name="distinct-2 per prompt", higher_is_better=True)
-OWN_BLEU = Metric(name="self-BLEU per prompt", higher_is_better=False)
+    name="homogenisation", higher_is_better=False, least=-1.0, most=1.0,
+    note="mean cosine similarity of answers to different prompts",
+)  # fmt: skip
+OWN_DISTINCT = Metric(name="distinct-2 per prompt", higher_is_better=True, most=1.0)
+OWN_BLEU = Metric(name="self-BLEU per prompt", higher_is_better=False, most=100.0)
 OWN_SPREAD = Metric(
-    name="spread per prompt", higher_is_better=True, note="mean cosine distance between two answers to one prompt"
-)
+    name="spread per prompt", higher_is_better=True, most=2.0,
+    note="mean cosine distance between two answers to one prompt",
+)  # fmt: skip
 OWN_VENDI = Metric(name="Vendi score per prompt", higher_is_better=True, note="effective number of different answers")
 ENTROPY = Metric(
     name="answer entropy (bits)", higher_is_better=True, note="of the different answers to one prompt, uncut"
 )
 WORDINGS = Metric(
-    name="spread over wordings", note="mean cosine distance between answers to two wordings of one question"
+    name="spread over wordings", note="mean cosine distance between answers to two wordings of one question", most=2.0
 )
 COLUMNS = (
     *(OWN_DISTINCT, OWN_BLEU, OWN_SPREAD, OWN_VENDI, ENTROPY, WORDINGS),

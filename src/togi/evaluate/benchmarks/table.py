@@ -270,9 +270,10 @@ def mean_cell(column: Metric, values: Sequence[float | None], bootstrap: Bootstr
         return Cell(value=found.value, low=max(0.0, found.low or 0.0), high=min(1.0, found.high or 0.0), n=found.n)
     mean = sum(known) / len(known)
     found = cell_of(cluster_mean(known, names, bootstrap.level), value=mean, n=len(known))
-    if column.most is None or found.low is None or found.high is None:
+    if found.low is None or found.high is None:
         return found
-    return replace(found, low=max(0.0, found.low), high=min(column.most, found.high))
+    low, high = column.within(found.low, found.high)
+    return replace(found, low=low, high=high)
 
 
 def difference_cell(
@@ -299,4 +300,5 @@ def difference_cell(
         found = bootstrap.difference(by_cluster(first, names), by_cluster(second, names))
     if found.low == found.high:  # nothing varies
         return Cell(value=mean, n=len(known))
-    return Cell(value=mean, low=found.low, high=found.high, n=len(known))
+    low, high = column.within_difference(found.low, found.high)
+    return Cell(value=mean, low=low, high=high, n=len(known))

@@ -30,7 +30,8 @@ class Lora(Settings):
     save: Literal["merged", "adapter", "both"] = Field(
         default="merged",
         description="output of the stage. merged: the model with the adapter merged; adapter: the adapter alone, which "
-        "peft and vLLM load onto its base; both: the merged model, with the adapter in output/adapter",
+        "peft and vLLM load onto its base; both: the merged model, with the adapter in output/adapter. A "
+        "reward model can only be merged",
     )
 
     @field_validator("targets", "token_rows")

@@ -100,7 +100,7 @@ def _any(values: Sequence[float | None]) -> bool:
 
 def _alike(found: Found, names: Sequence[str], bootstrap: Bootstrap) -> Part:
     """How similar two models' answers to one prompt are; on the diagonal, how similar a model's own answers are."""
-    columns = [Metric(name=f"like {name}", higher_is_better=None) for name in names]
+    columns = [Metric(name=f"like {name}", least=-1.0, most=1.0) for name in names]
     values: Values = {one: {f"like {other}": _values(found.alike[one, other]) for other in names} for one in names}
     note = (
         "mean cosine similarity between the answers of two models to the same prompt; on the diagonal, between two "

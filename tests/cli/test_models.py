@@ -1,0 +1,81 @@
+"""Models that a command line names: of which kind they are, and what is said of a kind that a command does not take."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from togi.cli import main
+
+SCORES = "it scores answers. `togi score {0} FILE` scores those in a file, `togi serve --reward {0}` serves it"
+
+
+@pytest.fixture
+def shell(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command on a copy of the finished run, in this process."""
+    shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    monkeypatch.setenv("TOGI_HOME", str(tmp_path / "copy" / "home"))
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setenv("TOGI_COMPUTE", "float32")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(main, list(words))
+
+    return run
+
+
+def test_a_reward_model_is_exported_as_one_and_nobody_talks_to_it(shell):
+    assert "score of" in shell("export", "tiny.yaml:reward", "out").output
+    for words in (("chat", "tiny.yaml", "reward"), ("serve", "tiny.yaml:reward")):
+        ended = shell(*words)
+        assert ended.exit_code == 2 and SCORES.format("tiny.yaml:reward") in ended.output
+        assert "stage reward outputs a reward model, not a model to talk to" in ended.output
+    for words in (("chat", "out"), ("serve", "out")):
+        ended = shell(*words)
+        assert ended.exit_code == 2 and SCORES.format("out") in ended.output
+        assert "out: it is a reward model, not a model to talk to" in ended.output
+    ended = shell("export", "tiny.yaml:reward", "alone", "--format", "adapter")
+    assert ended.exit_code == 2 and "so it is saved whole; use --format merged" in ended.output
+    ended = shell("export", "tiny.yaml:policy", "scores", "--reward")
+    assert "stage policy outputs a language model, not a reward model" in ended.output
+
+
+def test_an_unknown_name_is_told_with_those_that_the_command_takes(shell):
+    assert "there are: base, policy\n" in shell("chat", "tiny.yaml", "nope").output
+    said = shell("export", "tiny.yaml:nope", "out").output
+    assert "there is no model or stage 'nope'; models, and stages with records: base, " in said
+    for name in ("some", "pairs", "reward", "policy"):
+        assert f", {name}" in said
+
+
+def test_the_adapter_beside_a_merged_model_is_exported_with_its_card(shell):
+    Path("both.yaml").write_text(
+        "extends: tiny.yaml\nname: both\nstages: {policy: {steps: 1, lora: {rank: 2, save: both}}}\n"
+    )
+    ended = shell("run", "both.yaml", "--until", "policy")
+    assert ended.exit_code == 0, ended.output
+    ended = shell("export", "both.yaml:policy", "out", "--format", "adapter")
+    assert ended.exit_code == 0, ended.output
+    assert {"adapter_model.safetensors", "README.md"} <= {path.name for path in Path("out").iterdir()}
+    assert not Path("out/model.safetensors").exists()
+
+
+def test_a_folder_of_gguf_is_for_other_programs(shell):
+    Path("gguf").mkdir()
+    Path("gguf/m.gguf").write_bytes(b"GGUF")
+    ended = shell("chat", "gguf", "-m", "Hi")
+    assert ended.exit_code == 3 and "GGUF" in ended.output and "llama.cpp and similar programs" in ended.output
+
+
+def test_an_empty_message_is_no_question(shell):
+    ended = shell("chat", "tiny.yaml", "policy", "-m", " ")
+    assert ended.exit_code == 2 and "--message is empty; ask something" in ended.output
+
+
+def test_piped_questions_leave_only_answers_in_the_output(shell):
+    talk = CliRunner().invoke(main, ["chat", "tiny.yaml", "policy", "--max-tokens", "4"], input="Hi\nAnd now?\n")
+    assert talk.exit_code == 0, talk.output
+    assert ">" not in talk.stdout and "/quit ends the chat" in talk.stderr
