@@ -203,7 +203,7 @@ def test_a_stream_is_the_whole_answer_in_pieces_and_stop_strings_are_left_out(cl
         ({"max_tokens": 1000}, "but the model's context is 512"),
         ({"top_logprobs": 3}, "top_logprobs needs logprobs: true"),
         ({"stream": True, "logprobs": True}, "are not streamed"),
-        ({"messages": []}, "messages: List should have at least 1 item"),
+        ({"messages": []}, "messages: the list is empty; give at least one item"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": "a", "tool_calls": []}]}, "messages.0.tool_calls: this server"),
     ],

@@ -47,7 +47,7 @@ def test_the_vectors_are_those_of_the_embedder_here(url, embedder):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"input": []}, "at least 1"),
+        ({"input": []}, "at least one item"),
         ({"input": [[1, 2]]}, "input"),
         ({"input": "a", "dimensions": 8}, "dimensions: this server does not support it"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),

@@ -89,7 +89,7 @@ def test_a_conversation_that_is_too_long_has_an_error_in_the_place_of_its_score(
 @pytest.mark.parametrize(
     ("path", "more", "says"),
     [
-        ("v1/scores", {"items": []}, "items: List should have at least 1 item"),
+        ("v1/scores", {"items": []}, "items: the list is empty; give at least one item"),
         ("v1/scores", {"items": [{"messages": turns("a", "b")[:1]}]}, "last, the assistant's answer"),
         ("v1/scores", {"items": [{"messages": turns("a", "b")}, {"ids": [1]}]}, "items must be all conversations"),
         ("v1/scores", {"items": [{"text": "a", "ids": [1]}]}, "give one of messages, text and ids"),
