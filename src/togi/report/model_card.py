@@ -103,7 +103,7 @@ def _parts(run: RunView, stage: StageView, facts: ModelFacts, language: Language
     yield " · ".join(f"[{NAMES[each]}]({readme_name(each)})" for each in LANGUAGES if each != language.code) + "\n"
     trainings = ", ".join(f"`{each}`" for each in facts.trainings)
     lead = words["lead_reward" if facts.reward else "lead"]
-    yield lead.format(base=facts.base, stages=trainings) + "\n"
+    yield lead.format(base=facts.base or facts.title, stages=trainings) + "\n"
     yield from _texts(facts, words, "intended", "background")
     yield f"## {words['code']}\n"
     yield from _code(facts, words)
