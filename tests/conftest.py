@@ -5,8 +5,10 @@ import importlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from order import HEAVIEST
 
 MEMORY = Path("/dev/shm")
@@ -40,3 +42,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ended = tiny_run.togi_plainly(folder / "home", "run", str(tiny_run.write_recipe(folder)), "--threads", "1")
     assert ended.returncode == 0, ended.stderr
     return folder
+
+
+@pytest.fixture
+def shell(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command on a copy of the finished run, in this process."""
+    shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    monkeypatch.setenv("TOGI_HOME", str(tmp_path / "copy" / "home"))
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setenv("TOGI_COMPUTE", "float32")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    main = importlib.import_module("togi.cli").main
+
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(main, list(words))
+
+    return run

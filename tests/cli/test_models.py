@@ -1,30 +1,12 @@
 """Models that a command line names: of which kind they are, and what is said of a kind that a command does not take."""
 
-import shutil
 from pathlib import Path
-from typing import Any
 
-import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from togi.cli import main
 
 SCORES = "it scores answers. `togi score {0} FILE` scores those in a file, `togi serve --reward {0}` serves it"
-
-
-@pytest.fixture
-def shell(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command on a copy of the finished run, in this process."""
-    shutil.copytree(finished, tmp_path / "copy", symlinks=True)
-    monkeypatch.setenv("TOGI_HOME", str(tmp_path / "copy" / "home"))
-    monkeypatch.chdir(tmp_path / "copy")
-    monkeypatch.setenv("TOGI_COMPUTE", "float32")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-    def run(*words: str) -> Result:
-        return CliRunner().invoke(main, list(words))
-
-    return run
 
 
 def test_a_reward_model_is_exported_as_one_and_nobody_talks_to_it(shell):

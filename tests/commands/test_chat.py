@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from grpo_runs import Bench
 from tiny_pairs import rows
 from tiny_texts import bare_context
 
-from togi.cli import main
 from togi.commands.chat import chat
 from togi.core.codec import write_records
 from togi.core.errors import InputError
@@ -190,21 +188,6 @@ def test_a_conversation_can_be_left(folder, capsys, monkeypatch, word):
 
 
 # --- names that lead to a model ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def shell(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command on a copy of the finished run, in this process."""
-    shutil.copytree(finished, tmp_path / "copy", symlinks=True)
-    monkeypatch.setenv("TOGI_HOME", str(tmp_path / "copy" / "home"))
-    monkeypatch.chdir(tmp_path / "copy")
-    monkeypatch.setenv("TOGI_COMPUTE", "float32")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-    def run(*words: str) -> Result:
-        return CliRunner().invoke(main, list(words))
-
-    return run
 
 
 def test_the_command_of_a_run_with_overrides_reaches_that_run(shell):

@@ -56,7 +56,7 @@ const number = (id) => Number(at(id).value || at(id).defaultValue);
 
 async function answer(talk, question) {
   const messages = talk.messages; // a new chat during the answer has other ones
-  talk.stop = new AbortController();
+  const stop = talk.stop = new AbortController();
   show(talk, "user", question);
   messages.push({ role: "user", content: question });
   const system = at("system").value.trim();
@@ -68,7 +68,7 @@ async function answer(talk, question) {
   const turn = show(talk, "assistant", ""), began = performance.now();
   let text = "", reason = null, tokens = 0;
   try {
-    const asked = { method: "POST", headers: headers(), body: JSON.stringify(body), signal: talk.stop.signal };
+    const asked = { method: "POST", headers: headers(), body: JSON.stringify(body), signal: stop.signal };
     const response = await fetch("/v1/chat/completions", asked);
     if (!response.ok) throw new Error(await failure(response));
     for await (const event of events(response)) {
@@ -88,7 +88,7 @@ async function answer(talk, question) {
     turn.classList.add("failed");
     turn.textContent = error.message;
   } finally {
-    talk.stop = null;
+    if (talk.stop === stop) talk.stop = null; // the next answer may have begun
   }
 }
 
