@@ -99,9 +99,9 @@ def test_a_run_on_two_nodes_ends_with_the_bytes_of_a_serial_one(cluster, recipe,
     assert ended.returncode == 0, ended.stderr
     assert "cluster: nodes node-1, node-2, 2 processors" in ended.stderr and "WARNING" not in ended.stderr
     assert results(tmp_path) == results(recipe.parent / "home")
-    for kind in ("curate", "decontaminate"):
-        done = read_object(stage(tmp_path, kind) / "places.json")["shards"]
-        assert sum(done.values()) == 8 and sorted(done) == ["node-1", "node-2"] and min(done.values()) >= 1
+    done = [read_object(stage(tmp_path, kind) / "places.json")["shards"] for kind in ("curate", "decontaminate")]
+    assert [sum(shards.values()) for shards in done] == [8, 8]
+    assert sorted({node for shards in done for node in shards}) == ["node-1", "node-2"]
     assert not list((tmp_path / "store").glob(".seen*"))
 
 
