@@ -293,12 +293,17 @@ def parser(description: str) -> argparse.ArgumentParser:
     return options
 
 
+def prepare_model(*, tiny: bool = False) -> Path:
+    """The folder of the benchmarks' model, made if it is not there."""
+    model = CACHE / ("tiny" if tiny else "smollm2")
+    if not (model / "config.json").exists():
+        subprocess.run([sys.executable, HERE / "prepare.py", *(["--tiny"] if tiny else [])], check=True)
+    return model
+
+
 def prepare(options: argparse.Namespace) -> dict[str, Any]:
     """Prepares the model and the fp32 mode; returns the settings that every side gets."""
-    model = options.model or CACHE / ("tiny" if options.tiny else "smollm2")
-    if not (model / "config.json").exists():
-        script = [sys.executable, HERE / "prepare.py", *(["--tiny"] if options.tiny else [])]
-        subprocess.run(script, check=True)
+    model = options.model or prepare_model(tiny=options.tiny)
     if options.fp32_mode == "auto":
         options.fp32_mode = "default" if options.tiny else _choose_fp32_mode(options.threads, model)
     shape = json.loads((model / "config.json").read_text())

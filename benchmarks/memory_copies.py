@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import CACHE, RESULTS, cpu_facts, revision, show
+from harness import RESULTS, cpu_facts, prepare_model, revision, show
 
 FORMS: dict[str, dict[str, Any]] = {"float32": {"dtype": "float32"}, "NF4": {"dtype": "bfloat16", "nf4": True}}
 WORK = {"save, weight by weight": "streamed", "save, whole": "whole", "copy, shared": "shared", "copy, whole": "copied"}
@@ -93,22 +93,23 @@ def measure(model: str, form: dict[str, Any], work: str) -> None:
 def main() -> None:
     """Command line."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("model", nargs="?", default=str(CACHE / "smollm2"), help="a model's folder")
+    arguments.add_argument("model", nargs="?", help="a model's folder; SmolLM2-135M when absent")
     arguments.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.measure:
         measure(options.model, FORMS[options.measure[0]], options.measure[1])
         return
+    model = options.model or str(prepare_model())
     found: dict[str, Any] = {}
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     for form in FORMS:
         for work in WORK.values():
-            command = [sys.executable, __file__, options.model, "--measure", form, work]
-            made = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+            command = [sys.executable, __file__, model, "--measure", form, work]
+            made = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
             found.setdefault(form, {})[work] = json.loads(made.stdout.splitlines()[-1])
     rows = [[name, *(f"{found[form][work]['peak'] / 1e6:,.0f}" for form in FORMS)] for name, work in WORK.items()]
     show("MB at the peak, above the trained model", ["work", *FORMS], rows)
-    facts = {"machine": cpu_facts(), "commit": revision(), "model": Path(options.model).name}
+    facts = {"machine": cpu_facts(), "commit": revision(), "model": Path(model).name}
     (RESULTS / "memory_copies.json").write_text(json.dumps({**facts, "forms": found}, indent=1) + "\n")
 
 

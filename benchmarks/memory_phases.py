@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import CACHE, RESULTS, console, cpu_facts, revision, show
+from harness import RESULTS, console, cpu_facts, prepare_model, revision, show
 
 PHASES = ("load", "sample", "score", "update", "save")
 WAYS: dict[str, dict[str, Any]] = {
@@ -91,20 +91,21 @@ def measure(model: Path, reward: Path, way: Mapping[str, Any]) -> dict[str, dict
 def main() -> None:
     """Command line."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("model", type=Path, nargs="?", default=CACHE / "smollm2", help="a model's folder")
+    arguments.add_argument("model", type=Path, nargs="?", help="a model's folder; SmolLM2-135M when absent")
     arguments.add_argument("--way", nargs="+", default=list(WAYS), choices=list(WAYS))
     arguments.add_argument("--out", type=Path, default=RESULTS / "memory_phases.json")
     options = arguments.parse_args()
+    model = (options.model or prepare_model()).resolve()
     found, rows = {}, []
     with tempfile.TemporaryDirectory(prefix="togi-reward-") as folder:
-        reward = reward_model(options.model.resolve(), Path(folder) / "rm")
+        reward = reward_model(model, Path(folder) / "rm")
         for way in options.way:
-            found[way] = measure(options.model.resolve(), reward, WAYS[way])
+            found[way] = measure(model, reward, WAYS[way])
             pairs = [(found[way]["predicted"][phase], found[way]["measured"][phase]) for phase in PHASES]
             rows.append([way, *(f"{a / 1e9:.2f} / {b / 1e9:.2f} ({a / b - 1:+.0%})" for a, b in pairs)])
             console.print(rows[-1])
     show("predicted / measured GB", ["training", *PHASES], rows)
-    facts = {"machine": cpu_facts(), "commit": revision(), "model": options.model.name, "policy": POLICY}
+    facts = {"machine": cpu_facts(), "commit": revision(), "model": model.name, "policy": POLICY}
     options.out.write_text(json.dumps({**facts, "ways": found}, indent=1) + "\n")
 
 

@@ -6,6 +6,7 @@ results.
 
 import random
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -26,6 +27,8 @@ from togi.stages.training.example_work import Example
 from togi.stages.training.optimisation import FixedTraining
 from togi.stages.training.token_files_work import Stored
 from togi.stages.training.tokens_work import Border, tokenised, unrendered_warning
+from togi.text.marks import Marks
+from togi.text.render import check_template
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
@@ -122,6 +125,28 @@ def too_long(settings: FixedTraining, context: Context, record: Record, length: 
             "max_length, or choose another overflow"
         )
     return "too_long"
+
+
+@dataclass
+class Rendering:
+    """What turns records of turns into examples shares: the template's marks and its BOS, and `longest`, the largest
+    number of tokens of a sequence. `counts` counts cuts.
+
+    Raises InputError if the template cannot be trained with, or if a length exceeds the model's context.
+    """
+
+    settings: FixedTraining
+    context: Context
+    model: LoadedModel
+    bos: tuple[int, ...] = field(init=False)
+    longest: int = field(init=False)
+    marks: Marks = field(init=False)
+    counts: Counter[str] = field(default_factory=Counter, init=False)
+
+    def __post_init__(self) -> None:
+        self.bos = check_template(self.model.template, self.model.tokenizer).bos
+        self.longest = length_limit(self.settings, self.context, self.model)
+        self.marks = Marks.of(self.model.template, self.model.tokenizer)
 
 
 def length_limit(settings: FixedTraining, context: Context, model: LoadedModel) -> int:

@@ -5,9 +5,8 @@ counted.
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from togi.core.errors import InputError
@@ -21,12 +20,11 @@ from togi.stages.models import keep_model
 from togi.stages.rehearsal_work import Rehearsed, data_rows
 from togi.stages.spoken import Spoken
 from togi.stages.training.chosen_guard import FallWatch
-from togi.stages.training.examples_work import Data, Example, length_limit, read, too_long
+from togi.stages.training.examples_work import Data, Example, Rendering, read, too_long
 from togi.stages.training.fit_work import TokenTask, fit
 from togi.stages.training.preference import PreferenceTraining
 from togi.stages.training.reward import TrainReward
-from togi.text.marks import Marks
-from togi.text.render import check_template, render_chat
+from togi.text.render import render_chat
 from togi.text.turns import Unrendered
 
 Sides = tuple[TokenSequence, TokenSequence]
@@ -38,27 +36,15 @@ REASONS = {
 }
 
 
-@dataclass(slots=True, kw_only=True)
-class PairReader(ABC):
+@dataclass
+class PairReader(Rendering, ABC):
     """Turns pairs into examples of two sequences, or gives the reason for dropping them. Shared by all training on
     pairs.
 
-    `longest` is the largest number of tokens of a whole sequence. Raises InputError if a length exceeds the model's
-    context, and instead of a drop if the recipe does not allow drops.
+    Raises InputError for a pair that would be dropped, if the recipe does not allow drops.
     """
 
     settings: PreferenceTraining | TrainReward
-    context: Context
-    model: LoadedModel
-    bos: tuple[int, ...] = ()
-    longest: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    marks: Marks = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.bos = check_template(self.model.template, self.model.tokenizer).bos
-        self.longest = length_limit(self.settings, self.context, self.model)
-        self.marks = Marks.of(self.model.template, self.model.tokenizer)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -113,7 +99,7 @@ class PairReader(ABC):
         return reason
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass
 class PairToExample(PairReader):
     """Pairs whose answers' tokens are scored. `header` scores the assistant's header too; `second_bos` puts a scored
     BOS before it.
@@ -128,7 +114,7 @@ class PairToExample(PairReader):
     room: int = 0
 
     def __post_init__(self) -> None:
-        PairReader.__post_init__(self)
+        super().__post_init__()
         self.room = self.settings.max_prompt_length or self.longest // 2
         if self.room >= self.longest:
             raise InputError(
@@ -144,7 +130,7 @@ class PairToExample(PairReader):
     @property
     def key(self) -> dict[str, Any]:
         own = {"header": self.header, "second_bos": self.second_bos, "room": self.room}
-        return {**PairReader.key.fget(self), **own}  # type: ignore[misc]
+        return {**super().key, **own}
 
     def teaches(self, sides: Sides) -> bool:
         return all(any(side.scored) for side in sides)

@@ -71,7 +71,7 @@ def load_trunk(settings: TrainReward, context: Context) -> LoadedModel:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass
 class PairToTexts(PairReader):
     """Pairs as trees of two branches. No token carries loss: a scorer reads the last row."""
 
@@ -79,12 +79,12 @@ class PairToTexts(PairReader):
 
     @property
     def key(self) -> dict[str, Any]:
-        return {**PairReader.key.fget(self), "margin": self.settings.margin}  # type: ignore[misc]
+        return {**super().key, "margin": self.settings.margin}
 
     def __call__(self, pair: Pair, /) -> Example | str:
         """The example of a pair, or the reason for dropping it. Raises InputError if `margin` is set and the pair has
         none."""
-        if isinstance(found := PairReader.__call__(self, pair), str):
+        if isinstance(found := super().__call__(pair), str):
             return found
         if self.settings.margin and pair.margin is None:
             raise InputError(f"stage {self.context.name}: pair {pair.id} has no margin, which `margin: true` subtracts")

@@ -1,8 +1,7 @@
 """The work of `train.sft`: turns chats into sequences whose answers carry loss, and trains on them."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,12 @@ from togi.stages.context import Context
 from togi.stages.models import keep_model, load_trainable
 from togi.stages.rehearsal_work import Rehearsed, data_rows, weightless
 from togi.stages.spoken import Spoken
-from togi.stages.training.examples_work import Data, Example, length_limit, read, too_long
+from togi.stages.training.examples_work import Data, Example, Rendering, read, too_long
 from togi.stages.training.fit_work import TokenTask, fit
 from togi.stages.training.sft import TrainSft
 from togi.stages.training.token_files_work import Stored
 from togi.stages.training.tokens_work import kept
-from togi.text.marks import Marks
-from togi.text.render import Rendered, check_template, render_turns
+from togi.text.render import Rendered, render_turns
 from togi.text.turns import Unrendered
 
 DECIDE = {"system", "system_when", "packing", "overflow", "rewritten_answers", "score_header"}
@@ -83,25 +81,14 @@ def rewritten(settings: TrainSft, border: "ChatToExample") -> list[tuple[str, st
     return [("rewritten_answers", f"{told}: in {counts['rewritten_chats']} chats {what}")]
 
 
-@dataclass(slots=True)
-class ChatToExample:
-    """Turns chats into examples, or into reasons for dropping them. `counts` counts the cuts.
+@dataclass
+class ChatToExample(Rendering):
+    """Turns chats into examples, or into reasons for dropping them.
 
     Raises InputError if the template does not know a role, and for a long chat if the settings ask for an error.
     """
 
     settings: TrainSft
-    context: Context
-    model: LoadedModel
-    bos: tuple[int, ...] = ()
-    longest: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    marks: Marks = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.bos = check_template(self.model.template, self.model.tokenizer).bos
-        self.longest = length_limit(self.settings, self.context, self.model)
-        self.marks = Marks.of(self.model.template, self.model.tokenizer)
 
     @property
     def key(self) -> dict[str, Any]:
