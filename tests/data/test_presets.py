@@ -217,15 +217,32 @@ def test_rows_of_reward_bench_have_their_section(tmp_path: Path) -> None:
 
 def test_rows_of_reward_bench_2_become_a_pair_with_each_wrong_answer(tmp_path: Path) -> None:
     preset, row = "allenai/reward-bench-2", ROWS["allenai/reward-bench-2"][1]
-    rows = [row | {"rejected": ["No.", "Never.", "Hm."]}, row | {"subset": "Ties", "chosen": ["So.", "Thus."]}]
+    rows = [row | {"rejected": ["No.", "Never.", "Hm."]}]
     found = load(tmp_path, "pairs", *rows, preset=preset)
     assert [each.rejected[0].content for each in found.records if isinstance(each, Pair)] == ["No.", "Never.", "Hm."]
     assert all(each.extra["id"] == "1" and each.extra["subset"] == "Math" for each in found.records)
-    assert [drop.reason for drop in found.drops] == ["subset_ties"]
-    assert len(load(tmp_path, "prompts", *rows, preset=preset).records) == 2
+    assert len(load(tmp_path, "prompts", *rows, row | {"subset": "Ties"}, preset=preset).records) == 2
     for bad, told in (({"chosen": ["So.", "Thus."]}, "a list of 2"), ({"rejected": "No."}, "text")):
         with pytest.raises(InputError, match=f"column '{next(iter(bad))}': found {told}, wanted a list of one"):
             load(tmp_path, "pairs", row | bad, preset=preset)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "pairs"),
+    [
+        (["So."], ["No.", "Never."], [("So.", "No."), ("So.", "Never.")]),
+        (["So.", "Thus.", "Yes."], ["No.", "Never."], [("So.", "No."), ("Thus.", "Never."), ("Yes.", "No.")]),
+        (["So.", "Thus."], ["No.", "Thus."], [("So.", "No."), ("Thus.", "No.")]),
+    ],
+    ids=["one right", "several right", "a right one among the wrong"],
+)
+def test_pairs_of_the_subset_ties_show_every_answer(
+    tmp_path: Path, right: list[str], wrong: list[str], pairs: list[tuple[str, str]]
+) -> None:
+    row = ROWS["allenai/reward-bench-2"][1] | {"id": "tied:1", "subset": "Ties", "chosen": right, "rejected": wrong}
+    found = load(tmp_path, "pairs", row, preset="allenai/reward-bench-2")
+    assert [(each.chosen[0].content, each.rejected[0].content) for each in found.records] == pairs
+    assert not found.drops and {each.extra["id"] for each in found.records} == {"tied:1"}
 
 
 DATA = ROOT.parent / "shared" / "data"

@@ -8,6 +8,8 @@ import pytest
 from togi.core.errors import InputError
 from togi.data.features import HashedNgrams
 from togi.evaluate.benchmarks.diversity import Measure, measure
+from togi.evaluate.benchmarks.table import measured
+from togi.evaluate.statistics import Bootstrap
 
 TALE = "the a cat dog sat ran on under mat rug quickly home then river stone bridge night"
 WORDS = TALE.split()
@@ -119,3 +121,19 @@ def test_what_has_no_number_has_none_and_is_no_error(answers, samples, defined):
 def test_different_numbers_of_answers_are_refused():
     with pytest.raises(InputError, match="cannot be compared"):
         measure({"a": ["x"] * 6, "b": ["x"] * 3}, _how())
+
+
+@pytest.mark.parametrize(
+    ("mostly", "name", "end"), [("dull", "Vendi score per prompt", 1), ("lively", "answer entropy (bits)", np.log2(3))]
+)
+def test_intervals_stay_within_what_so_many_answers_can_reach(mostly, name, end):
+    """All but one prompt are at one end of the range: Student's t alone would leave it."""
+    said = {"dull": ["the same old answer"] * 3, "lively": ["zebra quartz", "mellow river", "a bold plan"]}
+    texts = said[mostly] * 5 + [text for each in said if each != mostly for text in said[each]]
+    found = measure({"a": texts}, _how())
+    values = {"a": {column: own_P.tolist() for column, own_P in found.values["a"].items()}}
+    cells = measured(found.columns, values, Bootstrap(seed=1, resamples=100))["a"]
+    ranges = {"Vendi score per prompt": (1, 3), "Vendi score": (1, 6), "answer entropy (bits)": (0, np.log2(3))}
+    for column, (least, most) in ranges.items():
+        assert least <= cells[column].low < cells[column].value < cells[column].high <= most, column
+    assert end in (cells[name].low, cells[name].high)

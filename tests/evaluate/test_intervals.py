@@ -149,18 +149,41 @@ def test_differences_of_right_and_wrong_answers_cover_and_raise_few_false_alarms
         assert np.mean([one.excludes_zero for one in found]) <= 0.07
 
 
-@pytest.mark.parametrize("shares", [[0.9, 0.6, 0.5, 0.95], [0.95] * 4])
-@pytest.mark.parametrize("count", SIZES[:2])
-def test_intervals_of_unweighted_means_of_shares_cover(count, shares):
-    """Four categories, the smallest with a tenth of the rows: 3 of 30."""
-    generator = np.random.default_rng(count)
-    sizes = [round(part * count) for part in (0.6, 0.2, 0.1, 0.1)]
+MACRO = {
+    "3 of 30, mixed": ([18, 6, 3, 3], [0.9, 0.6, 0.5, 0.95]),
+    "3 of 30, high": ([18, 6, 3, 3], [0.95] * 4),
+    "100 rows, mixed": ([60, 20, 10, 10], [0.9, 0.6, 0.5, 0.95]),
+    "ten of three": ([3] * 10, [0.9] * 10),
+    "ten of three, higher": ([3] * 10, [0.97] * 10),
+    "ten of three, two weak": ([3] * 10, [0.97] * 8 + [0.3, 0.5]),
+    "nine of one": ([91] + [1] * 9, [0.9] * 10),
+    "nine of one, higher": ([91] + [1] * 9, [0.97] * 10),
+    "a weak one of three": ([3, 100, 100, 100], [0.5, 1.0, 1.0, 1.0]),
+    "a hundred and three": ([100, 3], [0.99, 0.5]),
+}
+"""Sizes of categories, and how often each is right."""
+
+
+@pytest.mark.parametrize(("sizes", "shares"), MACRO.values(), ids=MACRO.keys())
+def test_intervals_of_unweighted_means_of_shares_cover(sizes, shares):
+    generator = np.random.default_rng(sum(sizes))
     rows = [list(range(size)) for size in sizes]
     found = []
     for _ in range(DRAWS):
         drawn = [(generator.random(size) < p).astype(float) for size, p in zip(sizes, shares, strict=True)]
         found.append(mean_of_shares(drawn, rows))
     assert _held(found, np.mean(shares)) >= 0.93
+
+
+@pytest.mark.parametrize(
+    ("sizes", "hits"), [([60, 20, 10, 10], [54, 12, 5, 9]), ([400, 200, 100, 50], [320, 150, 90, 30])]
+)
+def test_the_mean_of_shares_of_many_rows_is_hardly_wider_than_price_and_bonetts(sizes, hits):
+    values = [np.repeat([1.0, 0.0], (right, size - right)) for size, right in zip(sizes, hits, strict=True)]
+    ours = mean_of_shares(values, [list(range(size)) for size in sizes])
+    near, rows = (np.array(hits) + 0.5) / (np.array(sizes) + 1), np.array(sizes) + 1
+    theirs = 2 * stats.norm.ppf(0.975) * np.sqrt((near * (1 - near) / rows).sum()) / len(sizes)
+    assert theirs < ours.high - ours.low < 1.1 * theirs
 
 
 def test_the_mean_of_shares_counts_repeated_questions_once_and_needs_rows():

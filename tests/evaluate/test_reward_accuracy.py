@@ -9,7 +9,6 @@ from togi.evaluate.benchmarks.reward_accuracy import (
     Labelled,
     Reading,
     accuracy_table,
-    best_of,
     calibration_error,
     judged,
     length_bias,
@@ -58,24 +57,6 @@ def test_a_request_that_failed_is_no_verdict():
 def test_what_these_pairs_do_not_tell_from_chance_is_noted():
     found = table({"coin": [RIGHT, WRONG] * 10, "good": [RIGHT] * 18 + [WRONG] * 2, "mute": [NONE] * 20})
     assert near_chance(found) == ["coin is near chance: the interval of its accuracy contains one half"]
-
-
-def test_of_several_answers_the_right_one_must_have_the_highest_score():
-    scores = {"right": (3, 1, 2), "first": (2, 1, 2), "all": (1, 1, 1), "beaten": (2, 3, 1), "mute": (2, 1, None)}
-    pairs = [(name, scored(own[0], other)) for name, own in scores.items() for other in own[1:]]
-    groups, readings = [name for name, _ in pairs], {"rm": [reading for _, reading in pairs]}
-    joined, found = best_of(rows(10, chosen=list(range(10))), readings, groups)
-    assert [one.credit for one in found["rm"]] == [1.0, 1 / 2, 1 / 3, 0.0, None]
-    assert [(row.id, row.chosen) for row in joined] == [("r0", 0), ("r2", 0), ("r4", 0), ("r6", 0), ("r8", 0)]
-    made = accuracy_table("best", joined, found, DRAWS, "")
-    cells = made.cells["rm"]
-    assert (cells["accuracy"].value, cells["accuracy"].n) == (pytest.approx((1 + 1 / 2 + 1 / 3) / 4), 4)
-    assert (cells["ties"].value, cells["accuracy, ties dropped"].value) == (0.5, 0.5)
-    assert {"length bias", "calibration error"}.isdisjoint(column.name for column in made.columns)
-    sure = accuracy_table("best", rows(40), {"rm": [RIGHT] * 20 + [WRONG] * 20}, DRAWS, "")
-    assert near_chance(sure) and near_chance(sure, 0.25) == []
-    poor = accuracy_table("best", rows(40), {"rm": [RIGHT] * 10 + [WRONG] * 30}, DRAWS, "")
-    assert near_chance(poor, 0.25) == ["rm is near chance: the interval of its accuracy contains 25.0%"]
 
 
 def test_ties_count_half_or_are_dropped():

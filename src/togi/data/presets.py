@@ -18,9 +18,9 @@ Row = Mapping[str, Any]
 TURNS = "turns"  # a column that presets of conversations add: the number of user turns
 
 
-REASONS = ("tie", "several_turns", "filtered", "not_ranked", "subset_ties")
+REASONS = ("tie", "several_turns", "filtered", "not_ranked")
 """Reasons for which a valid row is left out: neither answer won; the sides answer different histories; `where`; a tree
-without two answers of different ranks; the subset of RewardBench 2 that has a rule of its own."""
+without two answers of different ranks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,7 +349,7 @@ PRESETS: dict[str, Preset] = {
         split="test",
         licence="ODC-BY",
         about="pairs of the right answer with each wrong one; `best_of: id, by: subset` of reward_accuracy joins them "
-        "to the published best-of-4 accuracy. The subset Ties is left out: its score has a rule of its own",
+        "to the published scores of all six subsets. A row of Ties gives as few pairs as show each of its answers",
     ),
     "Anthropic/hh-rlhf": Preset(
         hub="Anthropic/hh-rlhf/helpful-base",

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from togi.data.values import BadRow, LeftOut, kind_of
+from togi.data.values import BadRow, kind_of
 
 Row = Mapping[str, Any]
 FIRST = ("prompt", "chosen", "rejected", "subset")
 SECOND = ("id", *FIRST)
 """The columns that are read."""
+TIES = "ties"
 SECTIONS = {
     "Chat": ("alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy", "mt-bench-med"),
     "Chat Hard": (
@@ -32,18 +33,28 @@ def first_row(row: Row, kind: str) -> Row:
 def second_rows(row: Row, kind: str) -> list[Row]:
     """The pairs of a row of RewardBench 2: its right answer with each of the wrong ones. As prompts: the row once.
 
-    Raises LeftOut for a pair of the subset Ties, which has several right answers and a rule of its own, BadRow for a
-    row without exactly one right answer and a wrong one.
+    A row of the subset Ties may have several right answers. Its pairs are as few as show every answer, right and wrong
+    ones taken in turn; a wrong answer with the text of a right one is left out. Raises BadRow for a row without right
+    or wrong answers, or with several right ones in another subset.
     """
     if kind != "pairs":
         return [row]
-    if str(row["subset"]).casefold() == "ties":
-        raise LeftOut("subset_ties")
-    for name, wanted in (("chosen", "one text"), ("rejected", "one or more texts")):
-        if not isinstance(row[name], list) or not row[name] or (name == "chosen" and len(row[name]) > 1):
-            found = f"a list of {len(row[name])}" if isinstance(row[name], list) else kind_of(row[name])
-            raise BadRow("wrong_type", f"column {name!r}: found {found}, wanted a list of {wanted}")
-    return [{**row, "chosen": row["chosen"][0], "rejected": text} for text in row["rejected"]]
+    ties = str(row["subset"]).casefold() == TIES
+    right, wrong = _texts(row, "chosen", several=ties), _texts(row, "rejected", several=True)
+    if ties:
+        wrong = [text for text in wrong if text not in right] or wrong
+    return [
+        {**row, "chosen": right[place % len(right)], "rejected": wrong[place % len(wrong)]}
+        for place in range(max(len(right), len(wrong)))
+    ]
+
+
+def _texts(row: Row, name: str, several: bool) -> list[Any]:
+    found, wanted = row[name], "one or more texts" if several else "one text"
+    if not isinstance(found, list) or not found or (len(found) > 1 and not several):
+        told = f"a list of {len(found)}" if isinstance(found, list) else kind_of(found)
+        raise BadRow("wrong_type", f"column {name!r}: found {told}, wanted a list of {wanted}")
+    return found
 
 
 def second_row(row: Row, kind: str) -> Row:

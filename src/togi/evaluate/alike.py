@@ -63,7 +63,8 @@ def vendi_within(vectors_PKD: Floats) -> Floats:
     (Friedman and Dieng, arXiv 2210.02410; cosine kernel, order 1); NaN if fewer than two have an embedding."""
     count_P = _sums(vectors_PKD)[1]
     gram_PKK = vectors_PKD @ vectors_PKD.transpose(0, 2, 1) / np.maximum(count_P, 1)[:, None, None]
-    return np.where(count_P > 1, np.exp(_entropy(np.linalg.eigvalsh(gram_PKK))), np.nan)
+    score_P = np.clip(np.exp(_entropy(np.linalg.eigvalsh(gram_PKK))), 1.0, np.maximum(count_P, 1))
+    return np.where(count_P > 1, score_P, np.nan)
 
 
 def vendi(vectors_ND: Floats) -> tuple[float, Floats]:
@@ -82,7 +83,7 @@ def vendi(vectors_ND: Floats) -> tuple[float, Floats]:
         part_NJ = count * vector_NJ**2 * np.maximum(value_J, 0)
     entropy = float(_entropy(value_J))
     logs_J = np.log(np.where(value_J > SMALLEST, value_J, 1.0))
-    score = float(np.exp(entropy))
+    score = min(max(float(np.exp(entropy)), 1.0), float(count))  # rounding may leave the range
     return score, -score * (part_NJ @ logs_J + entropy)
 
 

@@ -6,7 +6,7 @@ answers of all subjects to a prompt are cut to the shortest of them. There are t
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -80,11 +80,18 @@ def measure(texts: Texts, how: Measure) -> Found:
         for one in names
         for other in names
     }
-    columns = [column for column in COLUMNS if how.questions is not None or column is not WORDINGS]
+    prompts = len(_first(kept_N, how.samples)[0])
     return Found(
-        columns=columns, values=values, alike=alike, left_out=int((~kept_N).sum()),
-        draw=min(how.draw, len(_first(kept_N, how.samples)[0])),
+        columns=_in_range(how, prompts), values=values, alike=alike, left_out=int((~kept_N).sum()),
+        draw=min(how.draw, prompts),
     )  # fmt: skip
+
+
+def _in_range(how: Measure, prompts: int) -> list[Metric]:
+    """The columns, with the greatest value of those that the numbers of answers and prompts limit."""
+    most = {OWN_VENDI: float(how.samples), VENDI: float(max(prompts, 1)), ENTROPY: float(np.log2(how.samples))}
+    shown = [column for column in COLUMNS if how.questions is not None or column is not WORDINGS]
+    return [replace(column, most=most[column]) if column in most else column for column in shown]
 
 
 def _compared(texts: Texts, *, cut: bool) -> tuple[dict[str, list[str]], np.ndarray]:
@@ -99,7 +106,9 @@ def _compared(texts: Texts, *, cut: bool) -> tuple[dict[str, list[str]], np.ndar
 
 DISTINCT = {n: Metric(name=f"distinct-{n}", higher_is_better=True, note="across prompts", most=1.0) for n in (1, 2, 3)}
 BLEU = Metric(name="self-BLEU", higher_is_better=False, note="across prompts", most=100.0)
-VENDI = Metric(name="Vendi score", higher_is_better=True, note="across prompts: effective number of different answers")
+VENDI = Metric(
+    name="Vendi score", higher_is_better=True, least=1.0, note="across prompts: effective number of different answers"
+)
 ALIKE = Metric(
     name="homogenisation", higher_is_better=False, least=-1.0, most=1.0,
     note="mean cosine similarity of answers to different prompts",
@@ -110,7 +119,9 @@ OWN_SPREAD = Metric(
     name="spread per prompt", higher_is_better=True, most=2.0,
     note="mean cosine distance between two answers to one prompt",
 )  # fmt: skip
-OWN_VENDI = Metric(name="Vendi score per prompt", higher_is_better=True, note="effective number of different answers")
+OWN_VENDI = Metric(
+    name="Vendi score per prompt", higher_is_better=True, least=1.0, note="effective number of different answers"
+)
 ENTROPY = Metric(
     name="answer entropy (bits)", higher_is_better=True, note="of the different answers to one prompt, uncut"
 )

@@ -43,6 +43,7 @@ ECE = Metric(
     higher_is_better=False,
     note="mean gap between its confidence (sigmoid of the score difference) and its accuracy",
 )
+MACRO, BY_CATEGORY = "accuracy, macro", "accuracy by category"
 BINS = 5
 
 
@@ -123,35 +124,6 @@ def accuracy_table(
     )
 
 
-def best_of(
-    rows: Sequence[Labelled], readings: Mapping[str, Sequence[Reading]], groups: Sequence[str]
-) -> tuple[list[Labelled], dict[str, list[Reading]]]:
-    """Joins the pairs of one group, which share their right answer, to one row of best-of-k: it is right if the right
-    answer has the highest score of all. If it shares that score with n others, the credit is 1 / (1 + n). The lengths
-    of such rows are 0: they are not compared.
-
-    `rows`, `groups` and the readings of each subject are in the same order.
-    """
-    places: dict[str, list[int]] = {}
-    for place, group in enumerate(groups):
-        places.setdefault(group, []).append(place)
-    joined = [replace(rows[own[0]], chosen=0, rejected=0) for own in places.values()]
-    return joined, {
-        subject: [_best([all_of[place] for place in own]) for own in places.values()]
-        for subject, all_of in readings.items()
-    }
-
-
-def _best(pairs: Sequence[Reading]) -> Reading:
-    credits = [one.credit for one in pairs]
-    if None in credits:
-        return Reading(None)
-    if 0 in credits:
-        return Reading(0.0)
-    ties = credits.count(0.5)
-    return Reading(1 / (1 + ties), 0.0 if ties else None)
-
-
 def near_chance(table: Table, chance: float = 0.5) -> list[str]:
     """A note for each subject whose accuracy is not distinguishable from `chance`, which its interval contains."""
     own = {name: cells[ACCURACY.name] for name, cells in table.cells.items()}
@@ -176,7 +148,7 @@ def _means(rows: Sequence[Labelled]) -> list[tuple[Metric, Callable[[Labelled], 
     """The unweighted means over categories and over sets, if the rows have several."""
     found: list[tuple[Metric, Callable[[Labelled], str]]] = []
     for title, what, key in (
-        ("accuracy, macro", "categories", lambda row: row.category),
+        (MACRO, "categories", lambda row: row.category),
         ("accuracy, mean of sets", "sets", lambda row: row.split),
     ):
         count = len(dict.fromkeys(map(key, rows)))
@@ -254,8 +226,8 @@ def _parts(
     rows: Sequence[Labelled], readings: Mapping[str, Sequence[Reading]], bootstrap: Bootstrap, baseline: str
 ) -> list[Part]:
     found = [
-        _by_group(f"accuracy by {what}", rows, readings, [key(row) for row in rows], bootstrap)
-        for what, key in (("set", lambda row: row.split), ("category", lambda row: row.category))
+        _by_group(title, rows, readings, [key(row) for row in rows], bootstrap)
+        for title, key in (("accuracy by set", lambda row: row.split), (BY_CATEGORY, lambda row: row.category))
         if len(dict.fromkeys(map(key, rows))) > 1
     ]
     lengths = [_longer(row) for row in rows]

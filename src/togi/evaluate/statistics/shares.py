@@ -10,9 +10,13 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 from togi.core.errors import InputError
 from togi.evaluate.statistics.interval import Floats, Interval
+
+MORE = 4
+"""Rows added to a mean of shares (Price and Bonett 2004)."""
 
 
 def wilson(hits: float, count: float, level: float = 0.95) -> Interval:
@@ -41,20 +45,35 @@ def clustered_share(values_N: ArrayLike, clusters_N: Sequence[Hashable], level: 
 def mean_of_shares(
     values: Sequence[ArrayLike], clusters: Sequence[Sequence[Hashable]], level: float = 0.95
 ) -> Interval:
-    """The unweighted mean of independent shares, each from its values (0 to 1) and their clusters: Wald's interval with
-    four more rows, spread evenly over the shares, half of them hits (Price and Bonett 2004, Comput. Stat. Data Anal.
-    45:449). So a share of one row, or of hits alone, varies too. InputError for no shares, or one without rows."""
+    """The unweighted mean of independent shares, each from its values (0 to 1) and their clusters, with an interval
+    around the mean of Price and Bonett (2004, Comput. Stat. Data Anal. 45:449): four more rows, spread evenly over the
+    shares, half of them hits. InputError for no shares, or one without rows.
+
+    The variance of a share is theirs, or that of `_drawn_together` if it is greater: three rows that are all hits do
+    not show that their share never varies. Student's t has Welch's and Satterthwaite's degrees of freedom, four more
+    for each share than it has by itself.
+    """
     if not values or not all(map(len, clusters)):
         raise InputError("mean of shares: a share has no rows; each needs at least one")
     found = [np.asarray(own, dtype=np.float64) for own in values]
     share_K = np.array([own_N.mean() for own_N in found])
     rows_K = np.array([share_rows(own_N, names) for own_N, names in zip(found, clusters, strict=True)])
-    more = 4 / len(share_K)
+    more = MORE / len(share_K)
     near_K = (share_K * rows_K + more / 2) / (rows_K + more)
     mean, centre = float(share_K.mean()), float(near_K.mean())
-    half = _reach(level) * math.sqrt(float((near_K * (1 - near_K) / (rows_K + more)).sum())) / len(share_K)
+    variance_K = np.maximum(near_K * (1 - near_K), _drawn_together(share_K, rows_K, centre)) / (rows_K + more)
+    total = float(variance_K.sum())
+    freedom = total**2 / float((variance_K**2 / (rows_K - 1 + MORE)).sum())
+    half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(total) / len(share_K)
     low, high = max(0.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
     return Interval(mean=mean, low=low, high=high, level=level, n=sum(len(dict.fromkeys(own)) for own in clusters))
+
+
+def _drawn_together(share_K: Floats, rows_K: Floats, centre: float) -> Floats:
+    """The variance of one row of each share, drawn towards that of a row with the mean of all shares as if four more
+    rows had been seen (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3:3); at most 1/4, the greatest of a share."""
+    squares_K = rows_K * share_K * (1 - share_K)
+    return np.minimum(0.25, (squares_K + MORE * centre * (1 - centre)) / (rows_K - 1 + MORE))
 
 
 def adjusted_wald(difference_N: ArrayLike, clusters_N: Sequence[Hashable] = (), level: float = 0.95) -> Interval:

@@ -128,7 +128,7 @@ STAGE = StageType(
     Import,
     outputs=lambda settings: {MAIN: settings.kind},
     work=WORK,
-    version=2,
+    version=3,
     reasons=(*REASONS, *LEFT_OUT),
     imports=True,
     conserves=True,

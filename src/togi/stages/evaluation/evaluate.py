@@ -166,7 +166,7 @@ STAGE = StageType(
     Evaluate,
     outputs=gives("tables", items="tables"),
     work="togi.stages.evaluation.evaluate_work",
-    version=14,
+    version=15,
     reasons=REASONS,
     estimate=estimate,
     measures=measures,

@@ -1,9 +1,9 @@
 """`reward_accuracy`: agreement of reward models and judges with human preferences."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from togi.core.settings import PairsRef, RecipePath, Ref, refs_of
 from togi.stages.cost import Cost, count
@@ -11,7 +11,7 @@ from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, Ben
 
 REASONS = ("tie", "same_text", "no_score", "no_verdict", "failed")
 """People call it a tie; both answers are the same text; a scorer cannot score an answer; a judge's text has no readable
-verdict; a request failed."""
+verdict or grade; a request failed."""
 
 
 class RewardAccuracy(BenchmarkSettings):
@@ -26,7 +26,7 @@ class RewardAccuracy(BenchmarkSettings):
     best_of: str = Field(
         default="",
         description="column that marks pairs with a common right answer: a reward model is right if it scores that "
-        "answer above all the others, as RewardBench 2 counts",
+        "answer above all the others, as RewardBench 2 counts; a judge grades each answer alone, from 1 to 10",
     )
     language: Literal["en", "ja", "ru"] = Field(default="en", description="language of togi's own judge prompt")
     read: Literal["text", "logprobs"] = Field(
@@ -35,12 +35,22 @@ class RewardAccuracy(BenchmarkSettings):
         "that write no clear verdict",
     )
     prompt: RecipePath | None = Field(
-        default=None, description="your own judge prompt for two answers: Jinja (.j2) or FastChat's .jsonl"
+        default=None,
+        description="your own judge prompt for two answers (for one, with best_of): Jinja (.j2) or FastChat's .jsonl",
     )
     prompt_name: str | None = Field(default=None, description="which prompt to use from a file that holds several")
     temperature: float = Field(default=0.0, ge=0, le=2, description="temperature of a judge; 0 is greedy")
     max_tokens: int = Field(default=512, ge=1, description="maximum tokens of a judge's text, reasoning included")
     retries: int = Field(default=1, ge=0, le=8, description="how often to ask again after an unreadable verdict")
+
+    @model_validator(mode="after")
+    def _one_reading(self) -> Self:
+        if self.best_of and self.read == "logprobs":
+            raise ValueError(
+                "best_of: a judge grades each answer in text, and `read: logprobs` compares two answers; remove one of "
+                "the two settings"
+            )
+        return self
 
 
 def measures(settings: RewardAccuracy) -> Sequence[Ref]:
@@ -48,12 +58,14 @@ def measures(settings: RewardAccuracy) -> Sequence[Ref]:
 
 
 def estimate(settings: RewardAccuracy, asked: Asked) -> Cost:
-    """Each subject reads both answers of each pair; a judge reads them in two orders."""
+    """Each subject reads both answers of each pair; a judge reads them in two orders. With `best_of` each answer is
+    read once."""
     records, why = count(asked.inputs, refs_of(settings.pairs))
     if records is None:
         return Cost(unknown=[why])
     calls = 2 * records * len(asked.subjects)
-    return Cost(calls=calls, notes=[f"{calls:,} answers are scored or judgments requested"])
+    most = "at most " if settings.best_of else ""
+    return Cost(calls=calls, notes=[f"{most}{calls:,} answers are scored or judgments requested"])
 
 
 BENCHMARK = BenchmarkType(

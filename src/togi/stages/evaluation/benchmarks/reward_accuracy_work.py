@@ -1,6 +1,5 @@
 """Runs the benchmark `reward_accuracy`: scorers score both answers of a pair, judges read them in both orders."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -15,7 +14,6 @@ from togi.evaluate.benchmarks.reward_accuracy import (
     Labelled,
     Reading,
     accuracy_table,
-    best_of,
     judged,
     near_chance,
     scored,
@@ -25,6 +23,7 @@ from togi.judge.asking import Answered
 from togi.judge.contests import preference
 from togi.judge.prompts import Case, JudgePrompt, load_prompt, own_prompt
 from togi.judge.reading import Choice, read_choice
+from togi.stages.evaluation.benchmarks import best_of_work
 from togi.stages.evaluation.benchmarks.reward_accuracy import RewardAccuracy
 from togi.stages.evaluation.benchmarks.room_work import Asking, Room
 from togi.stages.evaluation.benchmarks.weighed_work import weighed
@@ -35,12 +34,6 @@ CARD = {"llm-jp/llm-jp-chatbot-arena-conversations": 448, "nvidia/HelpSteer3": 2
 
 
 def run(settings: RewardAccuracy, room: Room) -> Table:
-    judges = [name for name, ref in room.subjects.items() if room.kind(ref) != "scorer"]
-    if settings.best_of and judges:
-        raise InputError(
-            f"{room.name}: best_of compares the scores of reward models, and {', '.join(judges)} would be a judge; "
-            "remove best_of, or measure reward models alone"
-        )
     kept = [(ref, pair) for ref in refs_of(settings.pairs) for pair in room.records(ref) if _usable(room, pair)]
     if not kept:
         raise InputError(
@@ -48,15 +41,14 @@ def run(settings: RewardAccuracy, room: Room) -> Table:
         )
     pairs = [pair for _, pair in kept]
     rows = [_labelled(settings, ref, pair) for ref, pair in kept]
-    readings = {name: _read(settings, room, name, ref, pairs) for name, ref in room.subjects.items()}
     room.note(pairs=digest([row.id for row in rows])[:16])
-    chance = 0.5
     if settings.best_of:
-        groups = [f"{ref} {_column(ref, pair, settings.best_of, 'best_of')}" for ref, pair in kept]
-        rivals = Counter(groups)
-        chance = sum(1 / (1 + count) for count in rivals.values()) / len(rivals)
-        rows, readings = best_of(rows, readings, groups)
-    found = accuracy_table(room.name, rows, readings, room.bootstrap, room.baseline or "")
+        marks = [_column(ref, pair, settings.best_of, "best_of") for ref, pair in kept]
+        marked = [(ref, mark, pair, row) for (ref, pair), mark, row in zip(kept, marks, rows, strict=True)]
+        found, chance = best_of_work.run(settings, room, best_of_work.joined(marked))
+    else:
+        readings = {name: _read(settings, room, name, ref, pairs) for name, ref in room.subjects.items()}
+        found, chance = accuracy_table(room.name, rows, readings, room.bootstrap, room.baseline or ""), 0.5
     return replace(
         found,
         dropped=room.dropped,
@@ -174,9 +166,16 @@ def _prompt_mark(prompt: JudgePrompt) -> str:
 
 
 def _notes(settings: RewardAccuracy, room: Room) -> list[str]:
-    joined = "a row is right if its right answer has the highest score; if n others share it, it counts 1 / (1 + n)"
+    joined = [
+        "a row is right if its right answer has the highest score; if n others share it, it counts 1 / (1 + n)",
+        *(["a judge grades each answer alone from 1 to 10"] if _judges(room) else []),
+    ]
     counts = [_told(settings, room, ref) for ref in refs_of(settings.pairs)]
-    return [*([joined] if settings.best_of else []), *chain.from_iterable(counts)]
+    return [*(joined if settings.best_of else []), *chain.from_iterable(counts)]
+
+
+def _judges(room: Room) -> bool:
+    return any(room.kind(ref) != "scorer" for ref in room.subjects.values())
 
 
 def _told(settings: RewardAccuracy, room: Room, ref: Ref) -> list[str]:
@@ -190,7 +189,7 @@ def _told(settings: RewardAccuracy, room: Room, ref: Ref) -> list[str]:
     preset = str(read.get("preset"))
     card = CARD.get(preset)
     beside = f"; the card of ca-reward-3b-ja counts {card} in all (published)" if card else ""
-    pairwise = f"{ref}: its pairs are counted one by one; set `best_of: id` for best-of-4 accuracy"
+    pairwise = f"{ref}: its pairs are counted one by one; set `best_of: id` for its published scores"
     return [
         f"{ref}: {counts.get('out', 0):,} of {counts.get('in', 0):,} rows kept; left out: {told}{beside}",
         *([pairwise] if preset == SECOND_BENCH and not settings.best_of else []),
