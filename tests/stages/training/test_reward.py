@@ -169,6 +169,15 @@ def test_what_a_frozen_trunk_says_is_computed_once(tmp_path, monkeypatch):
     assert seen["sequences"] == 2 * len(pairs())
 
 
+@pytest.mark.parametrize(("layers", "told"), [(0, False), (1, True)])
+def test_progress_tells_no_rate_of_tokens_where_none_are_computed(tmp_path, layers, told):
+    context, notes = bare_context(tmp_path, pairs=pairs()), []
+    context.control.send = lambda event: notes.append(event.get("note", ""))
+    reward_work.run(settings(train_layers=layers, **LEARNS), context)
+    steps = [note for note in notes if "loss" in note]
+    assert len(steps) == LEARNS["steps"] and all(("tokens/s" in note) is told for note in steps)
+
+
 def test_all_trainings_of_a_stage_are_counted_and_their_alarms_are_kept(tmp_path):
     context = bare_context(tmp_path, pairs=pairs(), more_pairs=pairs()[:2])
     more = {"validation": PairsRef("$more_pairs"), "sweep": (1e-4, 1e-3), "shuffled_control": True}

@@ -114,7 +114,8 @@ class Trainer:
         if self._tracking is None:
             self._tracking = self._open_trackers()
         self._tracking.log(self.step, line)
-        told = [note, f"{line['tokens_per_second']:,.0f} tokens/s", f"{line['memory/most_gb']:.1f} GB at most"]
+        rate = f"{line['tokens_per_second']:,.0f} tokens/s" if info.num_tokens else ""  # a head on stored features: none
+        told = [note, rate, f"{line['memory/most_gb']:.1f} GB at most"]
         self.context.progress(self.step, self.total_steps, "steps", ", ".join(part for part in told if part))
         if self.step == self.total_steps:
             self._tracking.close()
