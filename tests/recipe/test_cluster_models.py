@@ -49,6 +49,14 @@ stages:
   graded: {type: score, samples: $answers, scorer: $rm, batch_samples: 2}
 """
 
+CURATED = """\
+name: curated
+models: {judge: {path: judge, template: chatml}}
+data: {questions: {path: questions.jsonl}}
+stages:
+  good: {type: curate, input: $questions, model: $judge, batch_prompts: 2, rewrite: true, max_tokens: 3, workers: 2}
+"""
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[LocalCluster]:
@@ -110,6 +118,27 @@ def test_both_nodes_answer_and_score_and_the_bytes_are_those_of_a_serial_run(clu
             assert sum(done.values()) == 8
             nodes.update(done)
     assert sorted(nodes) == ["node-1", "node-2"]
+
+
+@pytest.mark.parametrize(("kind", "units"), [("label", 5), ("label-logprobs", 5), ("synthesize-rewrite", 6)])
+def test_what_a_local_model_judges_or_writes_has_the_bytes_of_a_serial_run(shards, folder: Path, kind, units) -> None:
+    made = on_cluster(folder, kind, "spread", shards)
+    assert run(made, kind) == run(context(folder, kind, "serial", SerialShards()), kind)
+    assert sum(read_object(made.folder / "places.json")["shards"].values()) == units
+
+
+def test_rules_and_both_phases_of_a_judge_are_done_on_the_cluster(cluster, folder: Path, tmp_path: Path) -> None:
+    recipe = folder / "curated.yaml"
+    recipe.write_text(CURATED)
+    (folder / "questions.jsonl").write_text("".join(json.dumps({"question": q}) + "\n" for q in QUESTIONS))
+    for place, more in (("serial", ()), ("cluster", ("--on", "auto"))):
+        ended = togi(tmp_path / place, "run", str(recipe), *more)
+        assert ended.returncode == 0, ended.stderr
+    assert results(tmp_path / "cluster") == results(tmp_path / "serial")
+    (stage,) = (tmp_path / "cluster" / "store").glob("curate-*")
+    assert len([path for path in (stage / "units").iterdir() if path.name.startswith(("judge", "rewrite"))]) > 4
+    done = read_object(stage / "places.json")["shards"]
+    assert sum(done.values()) == len(list((stage / "units").iterdir()))
 
 
 def test_shards_without_room_are_told_with_what_to_do(shards, folder: Path) -> None:

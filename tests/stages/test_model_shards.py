@@ -1,6 +1,7 @@
 """Shards that a local model computes: the bytes of serial work, wherever they are done."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_runs import context, run, write_inputs
+from model_runs import GIVEN, context, run, write_inputs
 
 from togi.client.endpoint import Endpoint
 from togi.core.codec import read_records, write_records
@@ -16,13 +17,14 @@ from togi.core.errors import InputError, Interrupted, StageError
 from togi.core.files import read_json, write_json
 from togi.core.settings import NamedScorerRef, SamplesRef
 from togi.model.card import CARD
+from togi.recipe.executors import RowsAndModels
 from togi.recipe.pool import PoolShards
 from togi.stages.base import MODEL_FOLDER, RECORDS_FILE, output_path
 from togi.stages.context import Context, Resolved
 from togi.stages.model_shards import any_may_spread, is_spread
 from togi.stages.shards import SerialShards, ShardTask, do_shard
 
-UNITS = {"respond": 8, "score": 4}
+KINDS = [kind for kind in GIVEN if kind != "synthesize-answers"]
 
 
 class Elsewhere:
@@ -59,7 +61,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def serial(folder: Path) -> dict[str, dict[str, bytes]]:
-    return {kind: run(context(folder, kind, "serial", SerialShards()), kind) for kind in UNITS}
+    return {kind: run(context(folder, kind, "serial", SerialShards()), kind) for kind in GIVEN}
+
+
+def by_phase(found: dict[str, bytes]) -> list[int]:
+    """The number of units of each phase of a stage, in order."""
+    counts = Counter(name.rpartition("-")[0] for name in found if name.rpartition("-")[0])
+    return [counts[phase] for phase in ("shard", "batch", "verdicts", "judge", "score", "verdict", "rewrite")]
 
 
 def score(folder: Path, name: str, executor: Any = None, **source: Any) -> Context:
@@ -71,16 +79,35 @@ def score(folder: Path, name: str, executor: Any = None, **source: Any) -> Conte
     return made
 
 
-@pytest.mark.parametrize("kind", UNITS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_shards_make_the_bytes_of_serial_work(folder, serial, kind):
     executor = Elsewhere()
-    assert run(context(folder, kind, "elsewhere", executor), kind) == serial[kind]
-    assert executor.done == list(range(UNITS[kind]))
+    made = context(folder, kind, "elsewhere", executor)
+    assert run(made, kind) == serial[kind]
+    assert executor.done == [number for count in by_phase(serial[kind]) for number in range(count)]
+    assert [path.name for path in made.folder.iterdir() if "asked" in path.name] == []
+
+
+def test_answers_to_questions_of_magpie_stay_with_the_run(folder, serial):
+    executor = Elsewhere()
+    assert (
+        run(context(folder, "synthesize-answers", "here", executor), "synthesize-answers")
+        == serial["synthesize-answers"]
+    )
+    assert executor.done == []
+
+
+@pytest.mark.parametrize(("models", "done"), [(Elsewhere(), [0, 1, 2, 3, 4, 0, 1]), (SerialShards(), None)])
+def test_shards_of_rows_and_of_models_may_be_done_in_different_places(folder, serial, models, done):
+    rows = Elsewhere()
+    made = context(folder, "curate", f"both-{done is None}", RowsAndModels(rows, models))
+    assert run(made, "curate") == serial["curate"]
+    assert rows.done == [0] and (done is None or models.done == done)
 
 
 def test_processes_make_the_bytes_of_serial_work(folder, serial):
     with closing(PoolShards(2)) as pool:
-        for kind in UNITS:
+        for kind in ("respond", "score", "label", "curate", "synthesize-qa"):
             assert run(context(folder, kind, "pool", pool), kind) == serial[kind]
         assert len(pool.processes) == 2
 
@@ -93,7 +120,7 @@ def test_the_threads_are_those_of_the_run_wherever_a_shard_is_done(folder):
     assert read_json(made.folder / "numerics.json")["torch_threads"] == 2
 
 
-@pytest.mark.parametrize("kind", UNITS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_was_finished_serially_is_not_done_again(folder, serial, kind):
     begun = context(folder, kind, "begun", SerialShards())
 
@@ -105,7 +132,7 @@ def test_what_was_finished_serially_is_not_done_again(folder, serial, kind):
         run(begun, kind)
     executor = Elsewhere()
     assert run(context(folder, kind, "begun", executor), kind) == serial[kind]
-    assert executor.done == list(range(1, UNITS[kind]))
+    assert len(executor.done) == sum(by_phase(serial[kind])) - 1
 
 
 def test_what_was_finished_elsewhere_is_not_done_again(folder, serial):

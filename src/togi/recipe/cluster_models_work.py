@@ -88,21 +88,17 @@ class RayModels:
         if not tasks:
             return
         join(self._address, self._store)
-        self._work = Work(self.context, tasks)
+        work = self._work = Work(self.context, tasks)
         try:
-            yield from self._work.values()
+            yield from work.values()
         finally:
-            self._end()
+            work.end()
 
     def close(self) -> None:
         """Ends the holders and disconnects from the cluster."""
-        self._end()
-        leave()
-
-    def _end(self) -> None:
         if self._work is not None:
             self._work.end()
-        self._work = None
+        leave()
 
 
 class Work:
@@ -130,14 +126,18 @@ class Work:
             found = self.answers.pop(place)
             name = self.names.get(found["node"], "a node")
             self.done[name] += 1
-            yield unpacked(task, found, name)
+            value = unpacked(task, found, name)
+            if place + 1 == len(self.tasks):
+                self.end()  # makes room for the holders of the stage's next phase
+            yield value
 
     def end(self) -> None:
-        """Ends the holders, and records which nodes did how many shards."""
+        """Ends the holders, and records which nodes did how many shards. Does nothing the second time."""
         for held in self.holders:
             quietly(ray.kill, held.actor)
         if self.done:
             tell_places(self.context, self.done)
+        self.holders, self.done = [], Counter()
 
     # --- holders ------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from functools import cache, partial
 from importlib import metadata
@@ -39,6 +39,7 @@ from togi.core.settings import ingredients, references
 from togi.core.sources import ModelSource
 from togi.core.strangers import describe
 from togi.recipe.cluster import own_signals
+from togi.recipe.executors import RowsAndModels
 from togi.recipe.faults import TOLD, told
 from togi.recipe.greeting import FOLLOW, LAST, greet, loss
 from togi.recipe.guard import hold_sources, learn_known, source_change
@@ -47,6 +48,7 @@ from togi.recipe.store import TRASH, begin, clear_leftovers, is_done, mark_done,
 from togi.stages.base import StageSettings, StageType
 from togi.stages.context import Context, Control, Resolved, hold_numerics
 from togi.stages.model_shards import any_may_spread
+from togi.stages.shards import SerialShards
 from togi.stages.table import STAGES, kinds_taken
 
 SPENT = "spent.json"
@@ -248,29 +250,32 @@ def _shards(
     settings: StageSettings, context: Context, cluster: str = "", stage: StageType | None = None
 ) -> Iterator[None]:
     """Lets several processes do the shards of the stage: those of a cluster, or the number in its settings."""
-    made: Any = None
+    rows: Any = None
+    models: Any = None
     if cluster and stage is not None:
-        made = _on_cluster(cluster, context, stage)
-    if made is None and settings.pool > 1:
-        made = PoolShards(settings.pool)
-    if made is None:
+        rows, models = _on_cluster(cluster, context, stage)
+    if rows is None and settings.pool > 1:
+        rows = PoolShards(settings.pool)
+    if rows is not None or models is not None:
+        context.shards = RowsAndModels(rows or SerialShards(), models or SerialShards())
+    with ExitStack() as ends:
+        for made in filter(None, (rows, models)):
+            ends.enter_context(closing(made))
         yield
-        return
-    context.shards = made
-    try:
-        yield
-    finally:
-        made.close()
 
 
-def _on_cluster(cluster: str, context: Context, stage: StageType) -> Any:
-    """The executor of the stage's shards on a cluster; None for a stage without shards that a cluster can do."""
-    if not stage.rows and not (stage.model_rows and any_may_spread(context)):
-        return None
+def _on_cluster(cluster: str, context: Context, stage: StageType) -> tuple[Any, Any]:
+    """The executors on a cluster of the stage's shards without a model, and of those that one computes; None where the
+    stage has no shards that a cluster can do."""
+    found: list[Any] = [None, None]
     with own_signals():
         if stage.rows:
-            return importlib.import_module("togi.recipe.cluster_shards_work").RayShards(cluster, context.cache, context)
-        return importlib.import_module("togi.recipe.cluster_models_work").RayModels(cluster, context.cache, context)
+            work = importlib.import_module("togi.recipe.cluster_shards_work")
+            found[0] = work.RayShards(cluster, context.cache, context)
+        if stage.model_rows and any_may_spread(context):
+            work = importlib.import_module("togi.recipe.cluster_models_work")
+            found[1] = work.RayModels(cluster, context.cache, context)
+    return found[0], found[1]
 
 
 @contextmanager

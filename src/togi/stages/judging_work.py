@@ -12,7 +12,7 @@ from togi.judge.asking import Answered, Asker
 from togi.judge.prompts import Case, JudgePrompt, Method, load_prompt, own_prompt
 from togi.judge.reading import read_grade
 from togi.stages.context import Context
-from togi.stages.endpoints import generator
+from togi.stages.endpoints import ChatGenerator, generator
 
 Value = TypeVar("Value")
 
@@ -36,9 +36,15 @@ def asker(
     settings: JudgeSettings, context: Context, read: Callable[[str], Value | None], *, batch_rows: int
 ) -> Asker[Value]:
     """The judge, whose text `read` parses; it computes `batch_rows` questions together."""
-    speaker = generator(context, settings.judge, batch_rows=batch_rows)
+    return asker_of(settings, context.seed, generator(context, settings.judge, batch_rows=batch_rows), read)
+
+
+def asker_of(
+    settings: JudgeSettings, seed: int, speaker: ChatGenerator, read: Callable[[str], Value | None]
+) -> Asker[Value]:
+    """`asker` with a judge that is there already; `seed` is that of the stage."""
     params = SamplingParams(
-        temperature=settings.temperature, max_tokens=settings.max_tokens, seed=derive(context.seed, "judge")
+        temperature=settings.temperature, max_tokens=settings.max_tokens, seed=derive(seed, "judge")
     )
     return Asker(generator=speaker, read=read, params=params, retries=settings.retries, terminator=speaker.terminator)
 

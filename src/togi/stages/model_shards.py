@@ -12,7 +12,7 @@ A stage with such shards names, under `model_rows` of its type, a module without
 import importlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 from togi.core.errors import InputError, RecipeError
 from togi.core.files import read_object
+from togi.core.record_streams import record_writer
+from togi.core.records import Record
 from togi.core.seeds import digest
 from togi.core.settings import Ref
 from togi.core.sources import ModelSource, fingerprint, lineage, model_files
@@ -58,13 +60,13 @@ def _may_spread(context: Context, ref: Ref) -> bool:
     return here and context.model(ref).device.partition(":")[2] in ("", "0")
 
 
-def with_model(task: ShardTask, context: Context, ref: Ref, **options: Any) -> ShardTask:
-    """A shard of rows that the model `ref` computes. `options` are those of the function in `stages/endpoints` for a
-    model of this kind. Raises InputError if the model's files cannot be used."""
+def with_model(task: ShardTask, context: Context, ref: Ref, use: str, **options: Any) -> ShardTask:
+    """A shard of rows that the model `ref` computes. `use` names the function in `stages/endpoints` that gives it (such
+    as `generator`), and `options` are its options. Raises InputError if the model's files cannot be used."""
     source = context.model(ref)
     importlib.import_module("togi.model.load").inspect(source, context.cache)  # one process converts its weights
     needs = {
-        "kind": {"model": "generator", "scorer": "scorer"}[context.inputs[ref].kind],
+        "use": use,
         "source": asdict(source),
         "mark": _mark(source),
         "cache": str(context.cache),
@@ -89,6 +91,29 @@ def found_by(context: Context, tasks: Sequence[ShardTask]) -> Iterator[Any]:
                 context.log(line)
             told[line] = None
         yield value["found"]
+
+
+def asked_elsewhere(
+    context: Context, task: ShardTask, unit: str, count: int, kind: str, asked: Iterable[Sequence[Record]]
+) -> Iterator[Any]:
+    """Yields what other processes found for those of the `count` units that are left, in order. `asked` gives what the
+    model is asked in each unit, as records of `kind`. While they are needed, they are in a file in the stage's folder,
+    which all machines see. Raises what `found_by` does."""
+    left = dict.fromkeys(context.missing_units(count, unit))
+    if not left:
+        return
+    path = context.folder / f".asked-{unit}.tmp"  # a continued stage removes what a kill left behind
+    tasks: list[ShardTask] = []
+    try:
+        with record_writer(path, kind) as writer:
+            for number, records in enumerate(asked):
+                if number in left:
+                    first = writer.count
+                    tasks.append(replace(task, source=str(path), number=number, first=first, count=len(records)))
+                    writer.write(records)
+        yield from found_by(context, tasks)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _mark(source: ModelSource) -> str:
@@ -134,7 +159,7 @@ def _kept(ref: Ref, stage: str, needs: str) -> Kept:
                 compute=given["compute"],
                 threads=given["threads"],
             )
-            model = getattr(endpoints, given["kind"])(context, ref, **given["options"])
+            model = getattr(endpoints, given["use"])(context, ref, **given["options"])
             _refuse_other(source, given["mark"])
             return Kept(model, read_object(context.folder / "numerics.json"), said.lines)
     except (InputError, RecipeError) as error:

@@ -63,7 +63,8 @@ class ShardExecutor(Protocol):
     on the same shard.
     """
 
-    apart: bool
+    @property
+    def apart(self) -> bool: ...
 
     def values(self, tasks: Sequence[ShardTask]) -> Iterator[dict[str, Any]]: ...
 

@@ -11,7 +11,7 @@ from togi.core.files import read_json
 from togi.core.records import Completion, Message, Prompt
 from togi.stages.base import RECORDS_FILE
 from togi.stages.context import Context, Control, Resolved
-from togi.stages.data import continued_work, synthesize_work
+from togi.stages.data import harvest_work, synthesize_work
 from togi.stages.data.synthesize import Synthesize
 
 SEEDS = [f"Why does the number {word} bring luck?" for word in ("seven", "three", "nine", "four", "two", "ten")]
@@ -49,7 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         assert ref == "$base" and batch_rows == 8
         return Writer()
 
-    monkeypatch.setattr(continued_work, "completer", completer)
+    monkeypatch.setattr(harvest_work, "completer", completer)
     return shown
 
 

@@ -313,7 +313,7 @@ def test_with_examples_a_model_goes_on_with_a_list_of_texts(tmp_path, says, monk
             good = Completion(text=" How long is a turn?\nAnswer: 27 days.", stop="terminator")
             return [[first, other if SEA in text.splitlines()[-2] else good] for text in texts]
 
-    monkeypatch.setattr("togi.stages.data.texts_work.completer", lambda context, ref, batch_rows: Writer())
+    monkeypatch.setattr(harvest_work, "completer", lambda context, ref, batch_rows: Writer())
     made = with_examples(context(tmp_path, documents(MOON, SEA), "documents"))
     found, drops = run(made, method="qa", documents="$given", examples="$examples", min_support=0.5)
     assert found[0].text.count("Answer:") == 2 and "27 days." in found[0].text
@@ -419,7 +419,7 @@ def continues(monkeypatch: pytest.MonkeyPatch):
                 made = [Completion(text=text, stop=stop) for text, stop in flat]
                 return [made[i : i + params.n] for i in range(0, len(made), params.n)]
 
-        monkeypatch.setattr(continued_work, "completer", lambda context, ref, batch_rows: Writer())
+        monkeypatch.setattr(harvest_work, "completer", lambda context, ref, batch_rows: Writer())
         monkeypatch.setattr(continued_work, "reader", lambda context, ref: (byte_bpe(), TEMPLATES["chatml"]))
         return shown
 

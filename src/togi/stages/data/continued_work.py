@@ -6,33 +6,24 @@ from dataclasses import replace
 from typing import Any
 
 from togi.core.errors import InputError
-from togi.core.records import Chat, Message, Prompt, Record, SamplingParams
-from togi.core.seeds import derive, make_id
+from togi.core.records import Chat, Document, Message, Prompt, Record
+from togi.core.seeds import make_id
 from togi.data.prompts_fewshot import Draft, choose_shots, fewshot_text, parse_draft, stop_strings
 from togi.data.question_pairs import clean_reply
 from togi.model.load import LoadedModel
 from togi.stages.context import Context
-from togi.stages.data.harvest_work import Asker, Plan, Row, Rules, params_of, unusable
+from togi.stages.data.harvest_work import Plan, Rules, answering, continuing, unusable
 from togi.stages.data.synthesize import Synthesize
-from togi.stages.endpoints import completer, reader
+from togi.stages.data.synthesize_rows import Continuing, Row
+from togi.stages.endpoints import reader
 from togi.text.template import Template, leading_text
 
 
-def _continuations(
-    settings: Synthesize, context: Context, text: Callable[[int], str], params: SamplingParams
-) -> Callable[[range], list[Row]]:
-    """Returns a function that makes candidates: `samples_per_prompt` continuations of each text, by its number."""
-    size = settings.samples_per_prompt
-    writer = completer(context, settings.model, batch_rows=settings.batch * size)
-
-    def make(numbers: range) -> list[Row]:
-        groups = range(numbers.start // size, -(-numbers.stop // size))
-        seeds = [[derive(context.seed, "draft", group, i) for i in range(size)] for group in groups]
-        found = writer.complete([text(group) for group in groups], params, seeds)
-        flat = [{"text": one.text, "stop": one.stop} for answers in found for one in answers]
-        return flat[: len(numbers)]
-
-    return make
+def _texts(size: int, text: Callable[[int], str]) -> Callable[[range], list[Document]]:
+    """Returns a function that gives the texts, by their numbers, of which candidates are `size` continuations each."""
+    return lambda numbers: [
+        Document(id=str(group), text=text(group)) for group in range(numbers.start // size, -(-numbers.stop // size))
+    ]
 
 
 # --- few-shot ---------------------------------------------------------------------------------------------------------
@@ -58,11 +49,10 @@ def few_shot(settings: Synthesize, context: Context) -> Plan:
         asked = (Message("user", draft.question),)
         return reason or Prompt(id=name(number), parents=parents, messages=asked, answer=draft.answer)
 
-    stops = stop_strings(settings.language, settings.style)
-    params = params_of(settings, n=settings.samples_per_prompt, stop=stops)
-    make = _continuations(settings, context, lambda group: _shown(settings, context, examples, group), params)
-    unit = settings.batch * settings.samples_per_prompt
-    return Plan(settings.most(0), unit, make, read, name)
+    how = Continuing(settings.samples_per_prompt, stop_strings(settings.language, settings.style))
+    texts = _texts(how.samples, lambda group: _shown(settings, context, examples, group))
+    make = continuing(settings, context, settings.most(0), how, texts)
+    return Plan(settings.most(0), settings.batch * how.samples, make, read, name)
 
 
 def _shown(settings: Synthesize, context: Context, examples: list[Prompt], group: int) -> str:
@@ -111,10 +101,10 @@ def magpie(settings: Synthesize, context: Context) -> Plan:
     words, template = reader(context, settings.model)
     begun = pre_query(words, template, settings.system)
     rules = Rules(settings)
-    asker = Asker(settings, context, greedy=settings.answer_tokens) if settings.answer_tokens else None
+    ask = answering(settings, context, greedy=settings.answer_tokens) if settings.answer_tokens else None
     stops = (*template.turn_starts, *(("\n",) if settings.one_line else ()))
-    params = params_of(settings, n=settings.samples_per_prompt, stop=stops)
-    sample = _continuations(settings, context, lambda group: begun, params)
+    how, most = Continuing(settings.samples_per_prompt, stops), settings.most(0)
+    sample = continuing(settings, context, most, how, _texts(how.samples, lambda group: begun), here=ask is not None)
     ends = (template.terminator, *template.turn_starts)
 
     def name(number: int) -> str:
@@ -132,7 +122,7 @@ def magpie(settings: Synthesize, context: Context) -> Plan:
 
     def make(numbers: range) -> list[Row]:
         rows = [{**row, "text": question(row)} for row in sample(numbers)]
-        if asker is None:
+        if ask is None:
             return rows
         held = Rules(settings, distinct=False)
         good = {
@@ -140,8 +130,7 @@ def magpie(settings: Synthesize, context: Context) -> Plan:
             for number, row in zip(numbers, rows, strict=True)
             if unusable(row) is None and held.failure(row["text"]) is None
         }
-        answers = asker.ask(list(good.values()))
-        found = dict(zip(good, answers, strict=True))
+        found = dict(zip(good, ask(list(good.values())), strict=True))
         return [{**row, "answer": found.get(number)} for number, row in zip(numbers, rows, strict=True)]
 
     def read(number: int, row: Row) -> Record | str:
@@ -153,7 +142,7 @@ def magpie(settings: Synthesize, context: Context) -> Plan:
         made = prompt(number, row["text"])
         return _answered(made, answer["text"], settings) if answer else made
 
-    return Plan(settings.most(0), settings.batch * settings.samples_per_prompt, make, read, name)
+    return Plan(most, settings.batch * how.samples, make, read, name)
 
 
 def _answered(prompt: Prompt, answer: str, settings: Synthesize) -> Record:

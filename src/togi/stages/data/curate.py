@@ -151,6 +151,7 @@ STAGE = StageType(
     version=4,
     reasons=REASONS,
     rows="togi.stages.data.curate_rows",
+    model_rows="togi.stages.data.curate_rows",
     chooses=lambda settings: settings.input,
     estimate=estimate,
 )

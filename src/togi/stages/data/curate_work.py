@@ -10,40 +10,26 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, overload
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from togi.core.aside import records_aside
-from togi.core.errors import GraderError, RecipeError, StageError
-from togi.core.records import Chat, Message, Prompt, Record, SamplingParams
+from togi.core.errors import RecipeError, StageError
+from togi.core.records import Chat, Message, Prompt, Record
 from togi.core.seeds import make_id
-from togi.core.settings import ModelRef
 from togi.data.filters import first_failure, run_filters
 from togi.data.prompt_files import prompt_of
 from togi.stages.context import Context
 from togi.stages.data.curate import STAGE, Curate
-from togi.stages.data.curate_rows import question_of, rules
-from togi.stages.data.rows import map_shards
+from togi.stages.data.curate_rows import Phase, model_of, question_of, read_verdict, rules, said
+from togi.stages.data.rows import map_shards, shard_task
 from togi.stages.endpoints import chooser, generator, scorer
 from togi.stages.failures import Failures
+from togi.stages.model_shards import asked_elsewhere, is_spread, with_model
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
 
 Ask = Callable[[Prompt], tuple[Message, ...]]
 """How a model is asked about a draft."""
 Batch = list[tuple[int, Prompt]]
 """Drafts that are kept, each with its row among the records that pass the rules."""
-Scores = Sequence[float | GraderError]
-
-RETRY = "That was not one JSON object. Write the JSON object and nothing else."
-
-
-class JsonVerdict(BaseModel):
-    """The JSON object that the judge is asked for (docs/methods.md)."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-    keep: bool
-    reason: str = ""
-    question: str = ""
-    answer: str = ""
 
 
 def run(settings: Curate, context: Context) -> None:
@@ -155,34 +141,20 @@ def _by_logprob(settings: Curate, context: Context, drafts: Sequence[Prompt]) ->
 
     A batch is one tree, so the shared beginning of its questions is computed only once.
     """
-    judge, asker = chooser(context, _model(settings)), plain_asker(settings.question)
-
-    def margins(prompts: list[Prompt]) -> Scores:
-        try:
-            return judge.margins([asker(prompt) for prompt in prompts], settings.yes, settings.no)
-        except RecipeError as error:
-            raise RecipeError(f"stage {context.name}: {error}") from None
-
     scoring = Scoring(settings, context, drafts, np.arange(len(drafts)))
-    return scoring.best(scoring.scores(margins, "judge", str(settings.model)), "judge_margin")
+    return scoring.best(scoring.scores("judge", plain_asker(settings.question)), "judge_margin")
 
 
 def _by_reward(settings: Curate, context: Context, drafts: Sequence[Prompt]) -> Iterator[Batch]:
     """Scores each draft's answer; drops drafts without an answer or without a score."""
-    assert settings.scorer is not None
-    grader = scorer(context, settings.scorer)
     rows = array("q")
     for row, draft in enumerate(drafts):
         if draft.answer is None:
             context.drop(draft, "no_answer")
         else:
             rows.append(row)
-
-    def grade(prompts: list[Prompt]) -> Scores:
-        return grader.score([(prompt.messages, prompt.answer or "") for prompt in prompts])
-
     scoring = Scoring(settings, context, drafts, np.asarray(rows, dtype=np.int64))
-    return scoring.best(scoring.scores(grade, "score", str(settings.scorer)), "score")
+    return scoring.best(scoring.scores("score", lambda prompt: prompt.messages), "score")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,17 +166,17 @@ class Scoring:
     drafts: Sequence[Prompt]
     rows: np.ndarray
 
-    def scores(self, score: Callable[[list[Prompt]], Scores], name: str, what: str) -> np.ndarray:
+    def scores(self, phase: Phase, ask: Ask) -> np.ndarray:
         """The scores, NaN where there is none. Raises StageError if too many are missing."""
-        size, context = self.settings.batch_prompts, self.context
-        failures = Failures(context, self.settings.max_failed_share, len(self.rows), what)
+        settings, size = self.settings, self.settings.batch_prompts
+        failures = Failures(self.context, settings.max_failed_share, len(self.rows), str(model_of(settings, phase)))
         found = array("d")
 
-        def unit(number: int) -> list[float | str]:
+        def asked(number: int) -> list[Prompt]:
             rows = self.rows[number * size : (number + 1) * size]
-            return _scores_or_why(score([self.drafts[row] for row in rows.tolist()]))
+            return _shown([self.drafts[row] for row in rows.tolist()], ask)
 
-        for values in context.stream_units(-(-len(self.rows) // size), unit, name):
+        for values in _units(settings, self.context, phase, -(-len(self.rows) // size), asked):
             wrong = [value for value in values if isinstance(value, str)]
             found.extend(math.nan if isinstance(value, str) else value for value in values)
             failures.note(len(wrong), next(iter(wrong), ""))
@@ -234,14 +206,6 @@ class Scoring:
     def _drop(self, rows: np.ndarray, reason: str) -> None:
         for row in rows.tolist():
             self.context.drop(self.drafts[row], reason)
-
-
-def _scores_or_why(found: Sequence[float | GraderError]) -> list[float | str]:
-    """Scores as stored by a unit. A missing one is replaced by the reason; one that is not finite is missing."""
-    return [
-        str(score) if isinstance(score, GraderError) else score if math.isfinite(score) else f"the model gave {score}"
-        for score in found
-    ]
 
 
 def _by_json(settings: Curate, context: Context, drafts: Sequence[Prompt]) -> Iterator[Batch]:
@@ -319,52 +283,56 @@ def _rewritten(context: Context, prompt: Prompt, text: str) -> Prompt:
     return replace(prompt, id=name, parents=parents, messages=messages)
 
 
-def read_verdict(text: str) -> JsonVerdict | None:
-    """Reads the JSON object between the first and the last brace of an answer; None if there is no valid one."""
-    start, end = text.find("{"), text.rfind("}")
-    try:
-        return JsonVerdict.model_validate_json(text[start : end + 1]) if 0 <= start < end else None
-    except ValidationError:
-        return None
-
-
-def _model(settings: Curate) -> ModelRef:
-    assert settings.model is not None, "the settings ask for one"
-    return settings.model
-
-
 def _ask(
-    settings: Curate, context: Context, drafts: Sequence[Prompt], ask: Ask, name: str
+    settings: Curate, context: Context, drafts: Sequence[Prompt], ask: Ask, phase: Phase
 ) -> Iterator[tuple[Sequence[Prompt], list[str | None]]]:
     """Yields batches of drafts with one greedy answer about each, None if the model failed. A broken verdict is asked
     for a second time."""
-    speaker = generator(context, _model(settings), batch_rows=settings.batch_prompts)
-    params = SamplingParams(temperature=0.0, max_tokens=settings.max_tokens, seed=context.seed)
     size = settings.batch_prompts
 
-    def generate(asked: list[Prompt]) -> list[str | None]:
-        found = [answers[0] for answers in speaker.generate(asked, params)]
-        return [None if c.stop == "error" else c.text.partition(speaker.terminator)[0].strip() for c in found]
+    def asked(unit: int) -> list[Prompt]:
+        return _shown(drafts[unit * size : (unit + 1) * size], ask)
 
-    def answer(unit: int) -> list[str | None]:
-        asked = [replace(prompt, messages=ask(prompt)) for prompt in drafts[unit * size : (unit + 1) * size]]
-        texts = generate(asked)
-        broken = {
-            i: text for i, text in enumerate(texts) if name == "verdict" and text is not None and not read_verdict(text)
-        }
-        again = [
-            replace(asked[i], messages=(*asked[i].messages, Message("assistant", text), Message("user", RETRY)))
-            for i, text in broken.items()
-        ]
-        for i, text in zip(broken, generate(again) if again else [], strict=True):
-            texts[i] = text
-        return texts
-
-    failures = Failures(context, settings.max_failed_share, len(drafts), f"{settings.model} ({name})")
-    for unit, texts in enumerate(context.stream_units(-(-len(drafts) // size), answer, name)):
+    failures = Failures(context, settings.max_failed_share, len(drafts), f"{settings.model} ({phase})")
+    for unit, texts in enumerate(_units(settings, context, phase, -(-len(drafts) // size), asked)):
         failures.note(texts.count(None))
         yield drafts[unit * size : (unit + 1) * size], texts
-    failures.tell("their drafts stay as they were" if name == "rewrite" else "their drafts are dropped")
+    failures.tell("their drafts stay as they were" if phase == "rewrite" else "their drafts are dropped")
+
+
+# --- units ------------------------------------------------------------------------------------------------------------
+
+USES: dict[Phase, str] = {"judge": "chooser", "score": "scorer", "verdict": "generator", "rewrite": "generator"}
+"""How the model of each phase is asked, as in stages/endpoints.py."""
+
+
+def _shown(drafts: Sequence[Prompt], ask: Ask) -> list[Prompt]:
+    """The drafts with the turns with which a model is asked about them, and only what it needs."""
+    return [Prompt(id=draft.id, messages=ask(draft), answer=draft.answer) for draft in drafts]
+
+
+def _units(
+    settings: Curate, context: Context, phase: Phase, count: int, asked: Callable[[int], list[Prompt]]
+) -> Iterator[list[Any]]:
+    """Yields what the model says in each of `count` units, here or in other processes; `asked` gives what it is asked
+    in a unit."""
+    ref = model_of(settings, phase)
+    options = {"batch_rows": settings.batch_prompts} if USES[phase] == "generator" else {}
+    if is_spread(context, ref):
+        task = shard_task(STAGE, settings, context, None, 0, {"phase": phase})
+        task = with_model(task, context, ref, USES[phase], **options)
+        spread = asked_elsewhere(context, task, phase, count, "prompts", map(asked, range(count)))
+        return context.stream_units(count, lambda _: next(spread), phase)
+    opened: dict[str, Callable[..., Any]] = {"chooser": chooser, "scorer": scorer, "generator": generator}
+    model = opened[USES[phase]](context, ref, **options)
+
+    def make(unit: int) -> list[Any]:
+        try:
+            return said(settings, context.seed, phase, model, asked(unit))
+        except RecipeError as error:
+            raise RecipeError(f"stage {context.name}: {error}") from None
+
+    return context.stream_units(count, make, phase)
 
 
 JUDGES: dict[str, Callable[[Curate, Context, Sequence[Prompt]], Iterator[Batch]]] = {

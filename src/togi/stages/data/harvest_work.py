@@ -2,23 +2,25 @@
 them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
-from typing import Any
 
 from togi.core.errors import InputError, StageError
-from togi.core.records import Completion, Message, Prompt, Record, SamplingParams
-from togi.core.seeds import derive
+from togi.core.records import Document, Message, Prompt, Record
 from togi.data.filters import Filter, copy_of_seed, first_failure, repeated_ngrams, too_long, too_short, wrong_script
 from togi.stages.context import Context
-from togi.stages.data.synthesize import Synthesize
-from togi.stages.endpoints import generator
+from togi.stages.data.rows import shard_task
+from togi.stages.data.synthesize import STAGE, Synthesize
+from togi.stages.data.synthesize_rows import Continuing, Row, answers, chat_params, continuations, params_of
+from togi.stages.endpoints import completer, generator
+from togi.stages.model_shards import asked_elsewhere, is_spread, with_model
 from togi.stages.rehearsal_work import context_limit, weightless
 from togi.text.compare import comparable
 from togi.text.render import render_prompt
 
-Row = dict[str, Any]
-"""The data that a unit stores of a candidate: JSON-like, with at least `text` and `stop`."""
+UNIT = "batch"
+Make = Callable[[range], list[Row]]
+"""Asks the model about the candidates of a unit, given by their numbers; returns a row for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Plan:
 
     most: int
     unit: int
-    make: Callable[[range], list[Row]]
+    make: Make
     read: Callable[[int, Row], Record | str]
     name: Callable[[int], str]
 
@@ -57,14 +59,17 @@ def harvest(settings: Synthesize, context: Context, plan: Plan) -> None:
 
 
 def _rows(context: Context, plan: Plan) -> Iterator[tuple[int, Row]]:
-    def make(unit: int) -> list[Row]:
-        return plan.make(range(unit * plan.unit, min((unit + 1) * plan.unit, plan.most)))
-
+    units = _units(plan.most, plan.unit)
     number = 0
-    for rows in context.stream_units(-(-plan.most // plan.unit), make, told=False):
+    for rows in context.stream_units(len(units), lambda unit: plan.make(units[unit]), UNIT, told=False):
         for row in rows:
             yield number, row
             number += 1
+
+
+def _units(most: int, unit: int) -> list[range]:
+    """The numbers of the candidates in each unit."""
+    return [range(first, min(first + unit, most)) for first in range(0, most, unit)]
 
 
 def _tell(settings: Synthesize, context: Context, kept: int, read: int, plan: Plan) -> None:
@@ -97,46 +102,56 @@ def _look_at_harvest(settings: Synthesize, context: Context, kept: int, read: in
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-def params_of(settings: Synthesize, seed: int = 0, n: int = 1, stop: tuple[str, ...] = ()) -> SamplingParams:
-    """The sampling parameters of the recipe, or else of the method."""
-    way = settings.way
-    return SamplingParams(
-        temperature=way.temperature if settings.temperature is None else settings.temperature,
-        top_p=settings.top_p or way.top_p,
-        max_tokens=settings.max_tokens or way.max_tokens,
-        n=n,
-        seed=seed,
-        stop=stop,
-    )
+Ask = Callable[[Sequence[Prompt]], list[Row]]
+"""Asks the model for one answer to each prompt."""
 
 
-OVER_CONTEXT: Row = {"text": "", "stop": "over_context"}
+def answering(settings: Synthesize, context: Context, *, greedy: int = 0) -> Ask:
+    """Asks the stage's model in this process or on its server. With `greedy`, answers are greedy and have at most that
+    many tokens."""
+    speaker = generator(context, settings.model, batch_rows=settings.batch)
+    params = chat_params(settings, context.seed, greedy)
+    fits = fits_context(settings, context, params.max_tokens)
+    return lambda prompts: answers(speaker, _with_room(fits, prompts), params)
 
 
-class Asker:
-    """Asks the stage's model with its chat template for one answer to each prompt, from the prompt's own random stream.
-    With `greedy`, answers are greedy and have at most that many tokens."""
+def conversing(settings: Synthesize, context: Context, most: int, asked: Callable[[range], list[Prompt]]) -> Make:
+    """Asks about at most `most` candidates with the conversations that `asked` gives, here or in other processes."""
+    if not is_spread(context, settings.model):
+        ask = answering(settings, context)
+        return lambda numbers: ask(asked(numbers))
+    fits, units = fits_context(settings, context), _units(most, settings.batch)
+    task = shard_task(STAGE, settings, context, None, 0, {"continuing": None})
+    task = with_model(task, context, settings.model, "generator", batch_rows=settings.batch)
+    prompts = (_with_room(fits, asked(numbers)) for numbers in units)
+    spread = asked_elsewhere(context, task, UNIT, len(units), "prompts", prompts)
+    return lambda numbers: next(spread)
 
-    def __init__(self, settings: Synthesize, context: Context, *, greedy: int = 0) -> None:
-        self.speaker = generator(context, settings.model, batch_rows=settings.batch)
-        self.params = params_of(settings, derive(context.seed, "synthesize"))
-        if greedy:
-            self.params = replace(self.params, temperature=0.0, max_tokens=greedy)
-        self.fits = fits_context(settings, context, self.params.max_tokens)
 
-    def ask(self, prompts: Sequence[Prompt]) -> list[Row]:
-        """Returns a row for each prompt; a prompt too long for the context is not asked."""
-        asked = [prompt for prompt in prompts if self.fits(prompt.messages)]
-        found = self.speaker.generate(asked, self.params) if asked else []
-        rows = {prompt.id: self.row(answers[0]) for prompt, answers in zip(asked, found, strict=True)}
-        return [rows.get(prompt.id, OVER_CONTEXT) for prompt in prompts]
+def continuing(
+    settings: Synthesize,
+    context: Context,
+    most: int,
+    how: Continuing,
+    asked: Callable[[range], list[Document]],
+    *,
+    here: bool = False,
+) -> Make:
+    """Lets the model continue the texts that `asked` gives, in this process or, unless `here`, in others."""
+    rows = settings.batch * how.samples
+    if here or not is_spread(context, settings.model):
+        writer = completer(context, settings.model, batch_rows=rows)
+        return lambda numbers: continuations(settings, context.seed, writer, asked(numbers), how)[: len(numbers)]
+    units = _units(most, settings.batch if how.joined else rows)
+    task = shard_task(STAGE, settings, context, None, 0, {"continuing": asdict(how)})
+    task = with_model(task, context, settings.model, "completer", batch_rows=rows)
+    spread = asked_elsewhere(context, task, UNIT, len(units), "documents", map(asked, units))
+    return lambda numbers: next(spread)[: len(numbers)]
 
-    def row(self, completion: Completion) -> Row:
-        """The answer, cut at its terminator or at the start of another turn."""
-        text = completion.text
-        for end in (self.speaker.terminator, *self.speaker.turn_starts):
-            text = text.partition(end)[0] if end else text
-        return {"text": text.strip(), "stop": completion.stop}
+
+def _with_room(fits: Callable[[Sequence[Message]], bool], prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts, without turns where the model's context has no room for them and an answer."""
+    return [prompt if fits(prompt.messages) else replace(prompt, messages=()) for prompt in prompts]
 
 
 def fits_context(

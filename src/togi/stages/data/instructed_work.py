@@ -10,8 +10,9 @@ from togi.data.filters import asks, first_failure
 from togi.data.prompt_files import prompt_of
 from togi.data.question_pairs import clean_reply, final_answer
 from togi.stages.context import Context
-from togi.stages.data.harvest_work import Asker, Plan, Row, Rules, need_answers, unusable
+from togi.stages.data.harvest_work import Plan, Rules, conversing, need_answers, unusable
 from togi.stages.data.synthesize import Synthesize
+from togi.stages.data.synthesize_rows import Row
 from togi.text.compare import same, same_answer
 from togi.text.prompt_file import PromptFile
 
@@ -22,11 +23,11 @@ def instructed(settings: Synthesize, context: Context) -> Plan:
     sources: Sequence[Prompt] = context.aside(settings.input)
     if settings.check_answer:
         need_answers(sources, context.name)
-    asker, rules = Asker(settings, context), Rules(settings)
+    rules, most = Rules(settings), settings.most(len(sources))
     template = prompt_of(settings.prompt, settings.method, settings.language)
 
-    def make(numbers: range) -> list[Row]:
-        return asker.ask([_asked(settings, context, template, sources[k % len(sources)], k) for k in numbers])
+    def asked(numbers: range) -> list[Prompt]:
+        return [_asked(settings, context, template, sources[k % len(sources)], k) for k in numbers]
 
     def read(number: int, row: Row) -> Record | str:
         source = sources[number % len(sources)]
@@ -38,7 +39,7 @@ def instructed(settings: Synthesize, context: Context) -> Plan:
             return _reasoned(settings, rules, source, row["text"], name)
         return _reworded(settings, rules, source, row["text"], name)
 
-    most = settings.most(len(sources))
+    make = conversing(settings, context, most, asked)
     return Plan(most, settings.batch, make, read, lambda number: sources[number % len(sources)].id)
 
 

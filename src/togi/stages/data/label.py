@@ -140,5 +140,6 @@ STAGE = StageType(
     work="togi.stages.data.label_work",
     version=3,
     reasons=REASONS,
+    model_rows="togi.stages.data.label_rows",
     estimate=estimate,
 )

@@ -5,33 +5,33 @@ A resumed stage reads the judge's replies from finished units, so nothing is ask
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from togi.core.errors import GraderError
-from togi.core.records import Message, Pair, Sample, Verdict
+from togi.core.records import Message, Pair, Prompt, Sample, Verdict
 from togi.core.seeds import derive, make_id
-from togi.judge.asking import Answered
 from togi.judge.contests import Contest, by_prompt, decide, preference, rivals
 from togi.judge.prompts import Case, JudgePrompt
-from togi.judge.reading import read_choice
 from togi.stages.context import Context
-from togi.stages.data.label import Label
+from togi.stages.data.label import STAGE, Label
 from togi.stages.data.label_notes import Tally
+from togi.stages.data.label_rows import TOGETHER, Said, choices, reader, replies
+from togi.stages.data.rows import shard_task
 from togi.stages.data.shown import Shown
 from togi.stages.endpoints import chooser
-from togi.stages.judging_work import asker, grade_reader, graded_case, judge_prompt, judges_own, questioned
+from togi.stages.judging_work import asker, graded_case, judge_prompt, judges_own, questioned
+from togi.stages.model_shards import asked_elsewhere, is_spread, with_model
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
 from togi.text.compare import same
 
 Item = TypeVar("Item")
 FIRST = 8  # comparisons or answers in the first unit
-TOGETHER = 16  # questions that a local model reads at once for their log-probabilities
 BATCH = 64
 BATCH_OF_ENDPOINTS = 512
-Said = dict[str, Any]
-"""One reply of the judge: its `text` and the `value` read from it, or whether it `failed`; or a `probability`."""
+UNIT = "verdicts"
+Replies = list[list[Said]]
+"""The judge's replies to each question of a unit."""
 
 
 def run(settings: Label, context: Context) -> None:
@@ -68,30 +68,74 @@ def _size(settings: Label, context: Context) -> int:
     return settings.batch_prompts or (BATCH_OF_ENDPOINTS if remote else BATCH)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asking(Generic[Item]):
+    """What is asked about comparisons or answers. `items` gives them, each time from the first on; `questions` are
+    those about one of them; `joined` gives the replies about each of a batch, from those to each question."""
+
+    items: Callable[[], Iterator[Item]]
+    questions: Callable[[Item], list[Prompt]]
+    joined: Callable[[Sequence[Item], Replies], list[Any]]
+
+    def batch(self, items: Iterable[Item]) -> list[Prompt]:
+        """The questions about several items."""
+        return [question for item in items for question in self.questions(item)]
+
+
 def _asked(
-    settings: Label,
-    context: Context,
-    items: Iterable[Item],
-    count: int,
-    ask: Callable[[Sequence[Item]], list[Any]],
-    tally: Tally,
+    settings: Label, context: Context, asking: _Asking[Item], count: int, tally: Tally
 ) -> Iterator[tuple[Item, Any]]:
     """Yields each of `count` comparisons or answers with the judge's replies, unit by unit. The first unit is small, so
     that a judge with unreadable replies is found early. Raises StageError for such a judge."""
     size = _size(settings, context)
     sizes = [min(FIRST, count), *(min(size, count - first) for first in range(FIRST, count, size))] if count else []
+    reply = _elsewhere(settings, context, asking, sizes) or _here(settings, context, asking)
     batch: list[Item] = []
 
     def make(number: int) -> list[Any]:
-        said = ask(batch)
+        said = asking.joined(batch, reply(batch))
         if number == 0:
             tally.refuse_unreadable(_texts(said))
         return said
 
-    units, left = context.stream_units(len(sizes), make, "verdicts"), iter(items)
+    units, left = context.stream_units(len(sizes), make, UNIT), asking.items()
     for rows in sizes:
         batch = list(islice(left, rows))
         yield from zip(batch, next(units), strict=True)
+
+
+def _here(settings: Label, context: Context, asking: _Asking[Item]) -> Callable[[Sequence[Item]], Replies]:
+    """A function that asks the judge about a batch."""
+    if settings.by == "logprobs":
+        compare = chooser(context, settings.judge)
+        remote = context.model(settings.judge).kind == "endpoint"
+        together = 2 * BATCH_OF_ENDPOINTS if remote else TOGETHER
+        return lambda batch: choices(compare, asking.batch(batch), together)
+    judge = asker(settings, context, reader(settings), batch_rows=_rows(settings, context))
+    return lambda batch: replies(settings, judge, asking.batch(batch))
+
+
+def _elsewhere(
+    settings: Label, context: Context, asking: _Asking[Item], sizes: Sequence[int]
+) -> Callable[[Sequence[Item]], Replies] | None:
+    """A function that gives what the judge says of the next batch in other processes; None if it is asked in this
+    one."""
+    if not is_spread(context, settings.judge):
+        return None
+    task = shard_task(STAGE, settings, context, None, 0, {})
+    if settings.by == "logprobs":
+        task = with_model(task, context, settings.judge, "chooser")
+    else:
+        task = with_model(task, context, settings.judge, "generator", batch_rows=_rows(settings, context))
+    items = asking.items()
+    batches = (asking.batch(islice(items, rows)) for rows in sizes)
+    spread = asked_elsewhere(context, task, UNIT, len(sizes), "prompts", batches)
+    return lambda batch: next(spread)
+
+
+def _rows(settings: Label, context: Context) -> int:
+    """How many replies the judge computes together."""
+    return _size(settings, context) * (2 if settings.method == "pairwise" else settings.rounds)
 
 
 def _texts(said: Any) -> list[Said]:
@@ -105,10 +149,13 @@ def _texts(said: Any) -> list[Said]:
 def _pairwise(settings: Label, context: Context, samples: Sequence[Sample], prompt: JudgePrompt, tally: Tally) -> None:
     count = sum(1 for _ in _contests(settings, context.seed, samples, context.drop))
     context.count_in(count + len(context.drops))
-    contests = _contests(settings, context.seed, samples, lambda sample, reason: None)
-    ask = _choose(settings, context, prompt) if settings.by == "logprobs" else _compare(settings, context, prompt)
+    asking = _Asking(
+        lambda: _contests(settings, context.seed, samples, lambda sample, reason: None),
+        lambda contest: [_question(settings, prompt, contest, swap) for swap in contest.swapped],
+        _by_order,
+    )
     with context.writer("verdicts", "verdicts") as verdicts, context.writer("pairs") as pairs:
-        for contest, orders in _asked(settings, context, contests, count, ask, tally):
+        for contest, orders in _asked(settings, context, asking, count, tally):
             made = [_verdicts(context, settings, contest, order, said) for order, said in enumerate(orders)]
             verdicts.write([verdict for each in made for verdict in each])
             last = [each[-1] for each in made]
@@ -141,7 +188,7 @@ def _contests(
             yield Contest(first.prompt, first, second, swaps)
 
 
-def _question(settings: Label, prompt: JudgePrompt, contest: Contest, swapped: bool) -> Any:
+def _question(settings: Label, prompt: JudgePrompt, contest: Contest, swapped: bool) -> Prompt:
     shown = contest.shown(swapped)
     case = Case(
         messages=contest.prompt.messages,
@@ -152,47 +199,10 @@ def _question(settings: Label, prompt: JudgePrompt, contest: Contest, swapped: b
     return questioned(prompt, case, make_id("judge", (shown[0].id, shown[1].id), 0))
 
 
-def _compare(settings: Label, context: Context, prompt: JudgePrompt) -> Any:
-    """Asks for a verdict as text."""
-    judge = asker(settings, context, read_choice, batch_rows=2 * _size(settings, context))
-
-    def ask(contests: Sequence[Contest]) -> list[list[list[Said]]]:
-        questions = [_question(settings, prompt, contest, swap) for contest in contests for swap in contest.swapped]
-        answered = iter([_said(each) for each in judge.ask(questions)])
-        return [[next(answered) for _ in contest.swapped] for contest in contests]
-
-    return ask
-
-
-def _choose(settings: Label, context: Context, prompt: JudgePrompt) -> Any:
-    """Asks for the log-probabilities of A and B."""
-    judge = chooser(context, settings.judge)
-    remote = context.model(settings.judge).kind == "endpoint"
-    together = 2 * BATCH_OF_ENDPOINTS if remote else TOGETHER
-
-    def ask(contests: Sequence[Contest]) -> list[list[list[Said]]]:
-        asked: list[tuple[Message, ...]] = [
-            _question(settings, prompt, contest, swap).messages for contest in contests for swap in contest.swapped
-        ]
-        margins = [judge.margins(asked[i : i + together], "A", "B") for i in range(0, len(asked), together)]
-        found = (_chosen(margin) for each in margins for margin in each)
-        return [[[next(found)] for _ in contest.swapped] for contest in contests]
-
-    return ask
-
-
-def _chosen(margin: float | GraderError) -> Said:
-    if isinstance(margin, GraderError):
-        return {"text": str(margin), "value": None, "failed": True}
-    return {"probability": _sigmoid(margin)}
-
-
-def _sigmoid(margin: float) -> float:
-    return 1 / (1 + math.exp(-margin)) if margin >= 0 else math.exp(margin) / (1 + math.exp(margin))
-
-
-def _said(answered: Answered[Any]) -> list[Said]:
-    return [{"text": each.text, "value": each.value, "failed": each.failed} for each in answered.attempts]
+def _by_order(contests: Sequence[Contest], found: Replies) -> list[list[list[Said]]]:
+    """The replies about each contest, by order."""
+    left = iter(found)
+    return [[next(left) for _ in contest.swapped] for contest in contests]
 
 
 def _verdicts(
@@ -270,17 +280,14 @@ def _graded(settings: Label, context: Context, samples: Sequence[Sample], prompt
         if not sample.text.strip():
             context.drop(sample, "empty_answer")
     count = len(samples) - len(context.drops)
-    spoken = (sample for sample in samples if sample.text.strip())
-    read = grade_reader(settings, prompt)
-    judge = asker(settings, context, read, batch_rows=_size(settings, context) * settings.rounds)
     shown = Shown("judge")
-
-    def ask(batch: Sequence[Sample]) -> list[list[Said]]:
-        questions = [_graded_question(settings, prompt, sample) for sample in batch]
-        return [_said(each) for each in judge.ask(questions, settings.rounds)]
-
+    asking = _Asking(
+        lambda: (sample for sample in samples if sample.text.strip()),
+        lambda sample: [_graded_question(settings, prompt, sample)],
+        lambda batch, found: found,
+    )
     with context.writer("verdicts", "verdicts") as verdicts, context.writer("samples") as kept:
-        for sample, attempts in _asked(settings, context, spoken, count, ask, tally):
+        for sample, attempts in _asked(settings, context, asking, count, tally):
             found = [_grade(settings, context, sample, number, said) for number, said in enumerate(attempts)]
             verdicts.write(found)
             tally.note(found)
@@ -298,7 +305,7 @@ def _with_grade(sample: Sample, found: Sequence[Verdict]) -> list[Sample]:
     return [replace(sample, scores={**sample.scores, "judge": sum(grades) / len(grades)})] if grades else []
 
 
-def _graded_question(settings: Label, prompt: JudgePrompt, sample: Sample) -> Any:
+def _graded_question(settings: Label, prompt: JudgePrompt, sample: Sample) -> Prompt:
     case = graded_case(settings, sample.prompt.messages, sample.text.strip(), sample.prompt.answer)
     return questioned(prompt, case, make_id("judge", (sample.id,), 0))
 

@@ -94,7 +94,7 @@ class _Answering:
 
     def _task(self, place: int, rows: int) -> ShardTask:
         task = shard_task(STAGE, self.settings, self.context, self.settings.prompts, 0, {"place": place})
-        return with_model(task, self.context, self.settings.models[place], batch_rows=rows)
+        return with_model(task, self.context, self.settings.models[place], "generator", batch_rows=rows)
 
     def _shards(self, tasks: Mapping[int, ShardTask], count: int, size: int) -> list[ShardTask]:
         """The units that other processes do, of those that are left; a model's task says what they have in common."""

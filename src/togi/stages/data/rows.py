@@ -33,11 +33,12 @@ def shard_task(
     stage: StageType,
     settings: StageSettings,
     context: Context,
-    ref: Ref,
+    ref: Ref | None,
     number: int,
     more: dict[str, Any] | None = None,
 ) -> ShardTask:
-    """Shard `number` of the records of `ref`, for the module that the type names; `more` is for its `value_of`."""
+    """Shard `number` of the records of `ref` (None: of others, to be named), for the module that the type names; `more`
+    is for its `value_of`."""
     cls = type(settings)
     return ShardTask(
         rows=stage.rows or stage.model_rows,
@@ -46,7 +47,7 @@ def shard_task(
         stage=context.name,
         producer=context.folder.name,
         seed=context.seed,
-        source=str(context.records_file(ref)),
+        source="" if ref is None else str(context.records_file(ref)),
         number=number,
         first=number * SHARD_ROWS,
         count=SHARD_ROWS,

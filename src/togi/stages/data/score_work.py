@@ -73,7 +73,7 @@ def _scored(settings: Score, context: Context) -> Iterator[tuple[list[Sample], S
 def _spread(settings: Score, context: Context, plain: PlainAnswers, size: int, count: int) -> Iterator[Scores]:
     """The scores of the batches that are left to do, from other processes."""
     task = shard_task(STAGE, settings, context, settings.samples, 0, {"ends": plain.ends})
-    task = with_model(task, context, settings.scorer)
+    task = with_model(task, context, settings.scorer, "scorer")
     left = context.missing_units(count, UNIT)
     return found_by(context, [replace(task, number=unit, first=unit * size, count=size) for unit in left])
 

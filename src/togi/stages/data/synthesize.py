@@ -320,6 +320,7 @@ STAGE = StageType(
     work="togi.stages.data.synthesize_work",
     version=7,
     reasons=REASONS,
+    model_rows="togi.stages.data.synthesize_rows",
     conserves=True,
     estimate=estimate,
 )

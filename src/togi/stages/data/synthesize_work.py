@@ -6,8 +6,9 @@ from togi.core.records import Message
 from togi.model.forest import Sequence
 from togi.stages.context import Context
 from togi.stages.data import continued_work, instructed_work, texts_work
-from togi.stages.data.harvest_work import Plan, fits_context, harvest, params_of
+from togi.stages.data.harvest_work import Plan, fits_context, harvest
 from togi.stages.data.synthesize import Synthesize
+from togi.stages.data.synthesize_rows import params_of
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
 
 Asked = tuple[Message, ...] | str

@@ -12,17 +12,18 @@ import numpy as np
 
 from togi.core.aside import Aside
 from togi.core.errors import InputError
-from togi.core.records import Chat, Completion, Document, Message, Prompt, Record
+from togi.core.records import Chat, Document, Message, Prompt, Record
 from togi.core.seeds import derive, make_id
 from togi.data.chunks import chunks, halves
 from togi.data.prompt_files import prompt_of
 from togi.data.prompts_fewshot import choose_shots
-from togi.data.prompts_texts import closing_strings, joined_pairs, open_question
+from togi.data.prompts_texts import closing_strings, open_question
 from togi.data.question_pairs import QuestionPair, read_question_pairs, support
 from togi.stages.context import Context
-from togi.stages.data.harvest_work import Asker, Plan, Row, Rules, fits_context, params_of, unusable
+from togi.stages.data.harvest_work import Plan, Rules, continuing, conversing, fits_context, unusable
 from togi.stages.data.synthesize import Synthesize
-from togi.stages.endpoints import completer, embedder
+from togi.stages.data.synthesize_rows import Continuing, Row, params_of
+from togi.stages.endpoints import embedder
 from togi.text.grounded import NO_ANSWER, Shown, dialogue
 
 STANDS_ELSEWHERE = 0.8
@@ -127,46 +128,24 @@ def rehearsed(settings: Synthesize, context: Context) -> Iterator[tuple[str, tup
         yield part.id, questions.asked(part, number)
 
 
-def _continued(settings: Synthesize, context: Context, pairs: int) -> Callable[[list[str], list[str]], list[Row]]:
-    """Returns a function that continues each text `pairs` times; the random streams depend on the names."""
-    stop = closing_strings(settings.language)
-    writer = completer(context, settings.model, batch_rows=settings.batch * pairs)
-    params = params_of(settings, n=pairs, stop=stop)
-
-    def make(names: list[str], asked: list[str]) -> list[Row]:
-        seeds = [[derive(context.seed, "draft", name, i) for i in range(pairs)] for name in names]
-        return [_row(found, settings.language) for found in writer.complete(asked, params, seeds)]
-
-    return make
-
-
-def _row(found: Sequence[Completion], language: str) -> Row:
-    """Joins the continuations that ended to one text of pairs."""
-    whole = [each.text for each in found if each.stop not in ("length", "error")]
-    stop = "terminator" if whole else "error" if all(each.stop == "error" for each in found) else "length"
-    return {"text": joined_pairs(whole, language), "stop": stop}
-
-
 def _plan(settings: Synthesize, context: Context, read: Callable[["Texts", int, Row], Record | str]) -> Plan:
     questions = Questions(settings, context)
     texts = Texts(settings, context, _parts(settings, context, questions))
-    go_on = None if questions.examples is None else _continued(settings, context, questions.pairs)
-    asker = Asker(settings, context) if go_on is None else None
+    most = settings.most(len(texts.parts))
 
-    def make(numbers: range) -> list[Row]:
-        names = [texts.name(number) for number in numbers]
-        asked = [questions.asked(texts.part(k), k, k // len(texts.parts)) for k in numbers]
-        if go_on is not None:
-            return go_on(names, [text for text in asked if isinstance(text, str)])
-        assert asker is not None
-        turns = [turn for turn in asked if not isinstance(turn, str)]
-        return asker.ask([Prompt(id=name, messages=turn) for name, turn in zip(names, turns, strict=True)])
+    def asked(numbers: range) -> list[Any]:
+        shown = ((texts.name(k), questions.asked(texts.part(k), k, k // len(texts.parts))) for k in numbers)
+        return [Document(id=n, text=q) if isinstance(q, str) else Prompt(id=n, messages=q) for n, q in shown]
 
     def one(number: int, row: Row) -> Record | str:
         reason = unusable({**row, "stop": "terminator"} if row["stop"] == "length" else row)
         return reason or read(texts, number, row)
 
-    most = settings.most(len(texts.parts))
+    if questions.examples is None:
+        make = conversing(settings, context, most, asked)
+    else:
+        how = Continuing(questions.pairs, closing_strings(settings.language), joined=True)
+        make = continuing(settings, context, most, how, asked)
     return Plan(most, settings.batch, make, one, lambda number: texts.part(number).id)
 
 
