@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import gzip
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from togi.client.committer import Committer
 from togi.client.endpoint import Tokens
 from togi.client.requests import ChatRequest, CompletionRequest, EmbedRequest, ScoreRequest, TextPair
 from togi.client.store import AnswerStore, keep_answer
-from togi.client.transport import Reply
+from togi.client.transport import NoReply, Reply, Transport
 from togi.client.wire import Dialect, usage_of
 from togi.client.wire_base import Broken
 from togi.client.wire_samples import read_sample, read_score
@@ -175,6 +176,32 @@ def test_usage_without_measure_counts_as_not_reported(tmp_path: Path) -> None:
         texts(list(asked.ask(chats(20))))
         assert asked.spending().open.total == 0
         assert asked.spending().done.output == 20 * 8
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 8], ids=["cut", "garbled"])
+def test_a_reply_that_cannot_be_decompressed_is_lost(damage: bytes) -> None:
+    """Some servers compress though they are asked not to."""
+    body = gzip.compress(b"[" + b"0," * 99 + b"0]")[:10] + damage  # the head of gzip
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        writer.close()
+
+    async def ask() -> None:
+        server, transport = await asyncio.start_server(serve, "127.0.0.1", 0), Transport(None)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            try:
+                await transport.send("GET", f"http://127.0.0.1:{port}/v1/models", None, 5.0)
+            finally:
+                await transport.close()
+
+    with pytest.raises(NoReply, match="cannot be decompressed") as found:
+        asyncio.run(ask())
+    assert found.value.broke == "lost"
 
 
 def test_the_reason_of_an_error_with_status_200_is_shown(tmp_path: Path, monkeypatch) -> None:

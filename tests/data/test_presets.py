@@ -160,6 +160,20 @@ def test_messages_of_which_no_tree_can_be_made_are_told(tmp_path: Path, order: l
         load(tmp_path, "pairs", *[rows[place] for place in order], preset="OpenAssistant/oasst1")
 
 
+def test_a_conversation_that_is_too_long_to_read_is_a_bad_row(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for place in range(1500):
+        own = message(f"m{place}", rank=0) if place % 2 else message(f"m{place}")
+        del own["replies"]
+        rows.append({**own, "message_tree_id": "t", "parent_id": f"m{place - 1}" if place else None})
+    for kind in ("pairs", "chats"):
+        (tmp_path / kind).mkdir()
+        with pytest.raises(InputError, match=r"rows.jsonl:1: a conversation of the tree has more than 500 messages"):
+            load(tmp_path / kind, kind, *rows, preset="OpenAssistant/oasst1")
+    (chat,) = load(tmp_path, "chats", *rows[:500], preset="OpenAssistant/oasst1").records
+    assert isinstance(chat, Chat) and len(chat.messages) == 500
+
+
 def test_any_two_answers_of_a_tree_with_different_ranks_are_a_pair(tmp_path: Path) -> None:
     later = message("And?", message("Then.", rank=1), message("Well.", rank=0), message("Gone.", rank=2, deleted=True))
     answers = [

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from togi.core.errors import InputError
-from togi.evaluate.accuracy import pair_accuracy, shuffled_accuracy, shuffled_labels
+from togi.evaluate.accuracy import pair_accuracy, shuffled_labels
 from togi.evaluate.statistics import Bootstrap, Interval, Jackknife, bca_tails, by_prompt
 
 
@@ -198,8 +198,8 @@ def test_a_tie_is_not_correct_and_is_counted():
 
 def test_shuffled_labels_are_half_and_bring_a_perfect_scorer_to_chance():
     assert shuffled_labels(101, seed=3).sum() == 50
-    chosen = np.ones(200)
-    assert shuffled_accuracy(chosen, -chosen, Bootstrap(seed=3)).interval.mean == 0.5
+    chosen = np.where(shuffled_labels(200, seed=3), -1.0, 1.0)
+    assert pair_accuracy(chosen, -chosen, Bootstrap(seed=3)).interval.mean == 0.5
 
 
 def test_a_score_that_is_not_finite_is_refused():

@@ -5,7 +5,7 @@ import pytest
 
 from togi.core.errors import InputError
 from togi.evaluate.statistics import Bootstrap, Jackknife
-from togi.evaluate.table import Metric, compare, compare_jackknife, rows_from_json, rows_to_json, single
+from togi.evaluate.table import Metric, Row, compare, compare_jackknife, rows_to_json, single
 
 
 def test_rows_survive_json_with_and_without_a_counterpart():
@@ -14,7 +14,7 @@ def test_rows_survive_json_with_and_without_a_counterpart():
         compare(Metric(name="terminator rate", higher_is_better=True), [0, 0, 1, 0], [1, 1, 1, 0], bootstrap),
         single(Metric(name="scorer accuracy", note="held-out pairs"), bootstrap.mean([1, 1, 0])),
     ]
-    assert rows_from_json(rows_to_json(rows)) == rows
+    assert [Row.from_json(row) for row in rows_to_json(rows)] == rows
     assert rows[0].difference.mean == 0.5
 
 
@@ -59,4 +59,4 @@ def test_a_row_with_a_missing_field_is_refused_by_name():
     row = rows_to_json([single(Metric(name="x"), Bootstrap(seed=1).mean([1, 2]))])[0]
     del row["note"]
     with pytest.raises(InputError, match="note"):
-        rows_from_json([row])
+        Row.from_json(row)

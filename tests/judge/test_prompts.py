@@ -165,6 +165,23 @@ def test_files_of_llm_jp_judge(tmp_path):
     path.write_text("regex: '('\nprompt_template: '{question} {answer}'")
     with pytest.raises(InputError, match="not a regular expression"):
         load_prompt(path, "graded")
+    path.write_text("made: 2024-13-45\nprompt_template: '{question} {answer}'")
+    with pytest.raises(InputError, match="not YAML: month must be in"):
+        load_prompt(path, "graded")
+
+
+def test_a_match_without_the_grade_is_no_grade(tmp_path):
+    path = tmp_path / "graded.yaml"
+    path.write_text("regex: 'Rating: (\\d+)|no rating'\nprompt_template: '{question} {answer}'")
+    read = load_prompt(path, "graded").read
+    assert read is not None and (read("Rating: 4"), read("no rating")) == (4, None)
+
+
+def test_a_line_separator_within_a_template_does_not_end_the_row(tmp_path):
+    path = tmp_path / "judge_prompts.jsonl"
+    row = {"name": "one", "prompt_template": "{question}\u2028{answer}"}
+    path.write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+    assert "\u2028" in load_prompt(path, "graded").source
 
 
 def test_a_file_of_several_prompts_says_how_many_turns_each_shows(tmp_path):

@@ -25,7 +25,7 @@ from togi.core.records import Completion, Message, SamplingParams
 from togi.data.importing import DataSpec, load_records
 from togi.judge.prompts import Case, own_prompt
 from togi.judge.reading import read_choice
-from togi.judge.replay import UNKNOWN, Answers, Verdicts, answer, server, verdicts_of
+from togi.judge.replay import FORMS, SAID, UNKNOWN, Answers, Verdicts, answer, read_rows, server, verdicts_of
 
 ROWS = [
     {"question": "Why?", "answer_a": "Yes", "answer_b": "Yes and no", "text": "[[B]]"},
@@ -174,6 +174,29 @@ def test_a_file_that_holds_no_verdicts_is_refused_with_its_line(tmp_path):
         and "wrong.jsonl:2: a verdict needs question, answer_a" in ended.stderr
         and "Traceback" not in ended.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({**ROWS[0], "question": 5}, "1: question: found 5, expected text"),
+        ({**ROWS[2], "answer": ["Yes"]}, "1: answer: found ['Yes'], expected text"),
+        ({"prompt": None, "completion": "So.", "model": "m"}, "1: prompt: found None, expected text or a list"),
+        ({"prompt": ["Why?", 5], "completion": ["a", "b"], "model": "m"}, "1: prompt: found ['Why?', 5], expected"),
+        ({"prompt": ["Why?", "So?"], "completion": ["a"], "model": "m"}, "1: found 2 questions in prompt and 1 answer"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_with_its_place(tmp_path, row, said):
+    path = write_jsonl(tmp_path / "wrong.jsonl", [row])
+    with pytest.raises(ValueError, match=re.escape(f"wrong.jsonl:{said}")):
+        read_rows([path], [*FORMS, SAID], "a row")
+
+
+def test_a_line_separator_within_an_answer_does_not_end_the_row(tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+    row = {"question": "Why?", "answer": "one\u2028two", "text": "Rating: [[3]]"}
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_rows([path], FORMS, "a verdict") == [row]
 
 
 def test_rows_of_fastchat_hold_two_verdicts_and_two_answers(tmp_path):

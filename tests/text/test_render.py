@@ -5,7 +5,7 @@ from tokenizers_made import byte_bpe, tokenizers, unigram
 
 from togi.core.errors import RecipeError
 from togi.core.records import Message
-from togi.text.render import answer_straddles, check_template, ids_after, render_answer, render_chat, render_prompt
+from togi.text.render import check_template, ids_after, render_answer, render_chat, render_prompt
 from togi.text.template import TEMPLATES, Template, get_template
 
 ASK, MORE = Message("user", "Hello there"), Message("user", "日本語?")
@@ -81,12 +81,11 @@ def test_a_token_across_the_border_is_counted_and_not_used(trim: bool) -> None:
     )
     prompt = render_prompt(spaced, tokenizer, [ASK])
     reply = render_answer(spaced, tokenizer, [ASK], "there</s>")
-    assert answer_straddles(spaced, tokenizer, [ASK], "there</s>")
-    assert not answer_straddles(spaced, tokenizer, [ASK], "\nthere</s>")
     assert text_of(tokenizer, prompt + reply) == "U: Hello there\nA: there</s>"
     assert text_of(tokenizer, reply) == "there</s>"
     rendered = render_chat(spaced, tokenizer, [ASK, Message("assistant", "there")])
     assert (list(rendered.ids), rendered.straddles) == (prompt + reply, 1)
+    assert render_chat(spaced, tokenizer, [ASK, Message("assistant", "\nthere")]).straddles == 0
 
 
 def test_line_ends_that_split_before_a_word() -> None:

@@ -42,6 +42,7 @@ MANY, GATHER = 16, 0.005
 FAILURES = 32
 """Failed requests in a row after which a run ends; more if `concurrency` is larger."""
 JUDGED_SCORES = 16
+"""Scores after which togi looks, once, whether all are rounded to bfloat16."""
 BATCH_REQUESTS = 10_000
 """The most requests in one batch; OpenAI accepts 50,000 and 200 MB."""
 

@@ -209,8 +209,8 @@ class Exchange:
             self._finished()
 
     async def _value(self, replica: Replica, call: Call, reserved: Tokens, seconds: float) -> Any:
-        """The JSON of a good reply. Raises the error for a bad one; releases its reservation if it cannot have used
-        any."""
+        """The JSON of a good reply. Raises the error for a bad one, and releases the reservation if the server cannot
+        have used tokens."""
         url = (root_of(replica.base) if call.at_root else replica.base) + call.path
         reply = await self._send(replica, url, call, reserved, seconds)
         try:

@@ -394,6 +394,3 @@ def endpoint_facts(abilities: Abilities, endpoint: Endpoint) -> dict[str, Any]:
         **context,
         **abilities.found,
     }
-
-
-__all__ = ["Abilities", "endpoint_facts", "meet", "on_bf16_steps"]

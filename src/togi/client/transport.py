@@ -7,6 +7,7 @@ import asyncio
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -121,5 +122,5 @@ def _plain(reply: Reply) -> Reply:
         return reply
     try:
         return Reply(reply.status, gzip.decompress(reply.body), reply.headers)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise Lost(f"the answer cannot be decompressed ({error})") from None

@@ -27,7 +27,7 @@ from togi.client.requests import (
     ScoreRequest,
     TextPair,
 )
-from togi.client.wire_base import Broken, Call, count
+from togi.client.wire_base import Call, count
 from togi.core.errors import InputError
 
 EXTRAS = ("top_k", "min_p", "repetition_penalty")
@@ -45,7 +45,6 @@ class Dialect:
     max_tokens: str = "max_tokens"
     score_path: str = "/classify"
     context: int | None = None
-    version: str = ""
     without: set[str] = field(default_factory=set)
     stored: bool = False
 
@@ -73,10 +72,6 @@ class Dialect:
         if isinstance(request, EmbedRequest):
             return wire_numbers.read_embeddings(request, value)
         return wire_numbers.read_scores(request, value, self.speaks, self.score_path)
-
-    def usage(self, value: Any) -> Tokens | None:
-        """The tokens that a reply reports as used, or None if it reports none."""
-        return usage_of(value)
 
     def _reduced(self, request: Generation) -> Generation:
         """The request without the fields that the server refuses."""
@@ -112,7 +107,8 @@ def _beyond_openai(request: AnyRequest) -> str:
 
 
 def usage_of(value: Any) -> Tokens | None:
-    """`usage` of a reply in OpenAI's form, or the sum over SGLang's `meta_info`; None if it is missing."""
+    """The tokens that a reply reports as used: `usage` in OpenAI's form, or the sum over SGLang's `meta_info`. None if
+    it reports none."""
     parts = value if isinstance(value, list) else [value]
     total = Tokens()
     for part in parts:
@@ -124,6 +120,3 @@ def usage_of(value: Any) -> Tokens | None:
             return None
         total += Tokens(read, written)
     return total
-
-
-__all__ = ["Broken", "Call", "Dialect", "usage_of"]

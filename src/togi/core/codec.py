@@ -1,8 +1,8 @@
 """Writes records as Parquet files and reads them back: typed even when empty; equal records give equal bytes.
 
 The schema's metadata contains `togi.schema`: the kind of records and the version of their layout. The reader upgrades
-older versions and refuses newer ones. `extra`, also that of a turn, is stored as JSON text (null if it is empty).
-Numbers are float64, ids int32.
+older versions and refuses newer ones. `extra` is stored as JSON text; that of a turn is null if it is empty. Real
+numbers are float64, token ids int32, counts and indices int64.
 """
 
 import json

@@ -127,10 +127,6 @@ class VerdictsRef(Ref):
     kinds = ("verdicts",)
 
 
-class TablesRef(Ref):
-    kinds = ("tables",)
-
-
 class QuestionsRef(Ref):
     """Questions, with or without an answer, or whole conversations."""
 

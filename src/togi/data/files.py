@@ -29,8 +29,10 @@ BESIDE = (
 )
 PAPERS = ("readme", "license", "licence", "copying", "notice", "changelog", "changes", "citation")
 SAVED = "a folder written by `save_to_disk` of the datasets library holds Arrow files, which togi does not read"
-MEND = "in Python, convert it with `datasets.load_from_disk(FOLDER).to_parquet('data.parquet')` (several splits: one "
-MEND += "file each)"
+MEND = (
+    "in Python, convert it with `datasets.load_from_disk(FOLDER).to_parquet('data.parquet')` (several splits: one file "
+    "each)"
+)
 
 
 def find_files(path: Path, split: str, texts: bool = True) -> list[Path]:

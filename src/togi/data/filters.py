@@ -12,8 +12,6 @@ R = TypeVar("R", bound=Record)
 
 WORDS_IN_A_ROW = 3
 CHARS_IN_A_ROW = 6
-ENDS = ".?!。？！…．"
-CLOSERS = "\"'”’»)]）」』】*`"
 _EN = """
 what why how who whom whose when where which can could would should is are was were do does did will may explain
 describe write give list name compare summarize summarise tell suggest create find show define translate discuss
@@ -81,7 +79,7 @@ def too_short(chars: int) -> Filter:
 
 
 def too_long(chars: int) -> Filter:
-    """More than `chars` characters."""
+    """More than `chars` characters, without surrounding spaces."""
     return Filter("too_long", lambda text: len(text.strip()) > chars)
 
 
@@ -112,11 +110,6 @@ def wrong_language(language: str, detect: Callable[[str], tuple[str, float]], co
 def wrong_script(language: str, min_share: float = 0.6) -> Filter:
     """Fewer than `min_share` of the letters are of the language's writing system. Needs no detector."""
     return Filter("wrong_language", lambda text: script_share(text, language) < min_share)
-
-
-def no_end() -> Filter:
-    """Does not end like a sentence, so it was probably cut off."""
-    return Filter("no_end", lambda text: not text.rstrip().rstrip(CLOSERS).rstrip().endswith(tuple(ENDS)))
 
 
 def copy_of_seed(seeds: Sequence[str], max_jaccard: float = 0.6, n: int = 4) -> Filter:

@@ -29,8 +29,9 @@ class DataSpec:
 
     `preset` names a public set with known columns (`data.presets`); without path and hub it is read from the hub.
     `columns` maps togi's column names to the file's. `where` maps columns, of the file or of the preset, to the value
-    or list of values that a row must have. `split` selects among files whose names contain their split. `takers` lists
-    the stages that read each kind of record, for the message about rows of another kind.
+    or list of values that a row must have. `split` selects among files whose names contain their split. Reading
+    stops after `limit` rows. `on_bad_row` says what to do with a row that does not fit. `takers` lists the stages that
+    read each kind of record, for the message about rows of another kind.
     """
 
     path: Path | str | None = None

@@ -20,7 +20,7 @@ class Labelled:
 
 
 def pairs_of(rows: Sequence[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
-    """(pairs, rows without a partner), in the order of the good answers.
+    """(pairs, rows without a partner), prompt by prompt, in the order in which the prompts first occur.
 
     Within a prompt, the first good answer is paired with the first bad one, and so on. If one kind has fewer answers,
     they are reused from the first, so that every answer is in a pair. A pair keeps the columns of its good answer.

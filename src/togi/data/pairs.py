@@ -1,13 +1,10 @@
-"""Preference pairs from two answers, and shuffled-label controls for reward models."""
+"""Preference pairs from two answers."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TypeVar
 
-import numpy as np
-
 from togi.core.records import Drop, Message, Pair, Prompt
-from togi.core.seeds import derive, make_id
+from togi.core.seeds import make_id
 from togi.text.compare import same
 
 T = TypeVar("T")
@@ -39,20 +36,3 @@ def cut_to_shorter(a: Sequence[T], b: Sequence[T]) -> tuple[Sequence[T], Sequenc
     """Both sequences (token ids, words, characters) cut to the length of the shorter one."""
     length = min(len(a), len(b))
     return a[:length], b[:length]
-
-
-def shuffle_labels(pairs: Sequence[Pair], seed: int) -> list[Pair]:
-    """The control: exactly half of the pairs (the odd one stays) have their sides swapped, drawn from `seed`.
-
-    A model trained on these pairs learns nothing: its accuracy on held-out pairs must be about one half.
-    """
-    order = np.random.default_rng(derive(seed, "shuffle_labels", len(pairs))).permutation(len(pairs))
-    swapped = np.zeros(len(pairs), dtype=bool)
-    swapped[order[: len(pairs) // 2]] = True
-    return [swap(pair) if flip else pair for pair, flip in zip(pairs, swapped, strict=True)]
-
-
-def swap(pair: Pair) -> Pair:
-    """The pair with its sides swapped, under the same id; a known margin changes its sign."""
-    margin = None if pair.margin is None else -pair.margin
-    return replace(pair, chosen=pair.rejected, rejected=pair.chosen, margin=margin)

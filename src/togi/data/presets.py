@@ -16,8 +16,6 @@ from togi.data.values import BadRow, LeftOut, blank, kind_of
 
 Row = Mapping[str, Any]
 TURNS = "turns"  # a column that presets of conversations add: the number of user turns
-
-
 REASONS = ("tie", "several_turns", "filtered", "not_ranked")
 """Reasons for which a valid row is left out: neither answer won; the sides answer different histories; `where`; a tree
 without two answers of different ranks."""

@@ -10,6 +10,7 @@ from togi.data.values import BadRow, kind_of
 
 Row = Mapping[str, Any]
 ROLES = {"prompter": "user", "assistant": "assistant"}
+MOST_TURNS = 500  # maximum length of a conversation in a tree; Python's recursion ends at about 1,000
 
 
 def tree_rows(row: Row, kind: str) -> list[dict[str, Any]]:
@@ -94,8 +95,13 @@ def _whole(rank: Any) -> Any:
     return int(rank) if isinstance(rank, float) and rank.is_integer() else rank
 
 
-def _check(message: Any) -> None:
-    """Raises BadRow for anything but a message with a text, a known role and a list of replies."""
+def _check(message: Any, turns: int = 1) -> None:
+    """Raises BadRow for anything but a message with a text, a known role and a list of replies, and for a conversation
+    that is too long. `turns` counts the messages from the first one to this one."""
+    if turns > MOST_TURNS:
+        raise BadRow(
+            "nested_too_deeply", f"a conversation of the tree has more than {MOST_TURNS} messages; leave it out"
+        )
     if not isinstance(message, Mapping) or not isinstance(message.get("replies"), list):
         raise BadRow("wrong_type", f"found {kind_of(message)} without a list of replies; a row is a tree of messages")
     if message.get("role") not in ROLES or not isinstance(message.get("text"), str):
@@ -103,7 +109,7 @@ def _check(message: Any) -> None:
             "wrong_type", f"message {message.get('message_id')}: wanted text, and the role prompter or assistant"
         )
     for reply in message["replies"]:
-        _check(reply)
+        _check(reply, turns + 1)
 
 
 def _turn(message: Row) -> dict[str, str]:

@@ -53,12 +53,3 @@ def shuffled_labels(count: int, seed: int) -> NDArray[np.bool_]:
     flips_P = np.zeros(count, dtype=np.bool_)
     flips_P[np.random.default_rng(seed).permutation(count)[: count // 2]] = True
     return flips_P
-
-
-def shuffled_accuracy(chosen_P: ArrayLike, rejected_P: ArrayLike, bootstrap: Bootstrap) -> Accuracy:
-    """Accuracy against labels shuffled by the bootstrap's seed: near one half for any scorer."""
-    chosen_P, rejected_P = np.asarray(chosen_P, dtype=np.float64), np.asarray(rejected_P, dtype=np.float64)
-    if chosen_P.shape != rejected_P.shape:
-        raise InputError(f"pair accuracy: {chosen_P.shape} chosen scores but {rejected_P.shape} rejected ones")
-    flips_P = shuffled_labels(len(chosen_P), bootstrap.seed)
-    return pair_accuracy(np.where(flips_P, rejected_P, chosen_P), np.where(flips_P, chosen_P, rejected_P), bootstrap)

@@ -19,6 +19,7 @@ from togi.evaluate.rows import rows_of
 from togi.evaluate.statistics import (
     Battles,
     By,
+    Fit,
     Floats,
     bca_tails,
     bradley_terry,
@@ -214,7 +215,8 @@ def ranked(rows: Rows, battles: Battles, draw: Draw, strength_M: Floats, resampl
     """The leaderboard of models with these strengths (natural logarithms, the baseline at 0). `resamples` are the win
     rates of each resample (R, M), and the influence of each question on a strength (Q, M)."""
     lows_M, highs_M = _intervals(battles, strength_M, resamples, draw)
-    rate_M, elo_M = expit(strength_M), 1000 + 400 / np.log(10) * strength_M
+    fit = Fit(models=battles.models, strength_M=strength_M)
+    rate_M, elo_M = fit.win_rate_M, fit.elo_M
     standings = {
         model: _standing(battles, place, rate_M[place], elo_M[place], (lows_M[place], highs_M[place]))
         for place, model in enumerate(battles.models)

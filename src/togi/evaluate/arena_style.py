@@ -28,8 +28,6 @@ FEATURES = {
     "markdown": ("headers", "lists", "bold"),
     "both": ("length", "headers", "lists", "bold"),
 }
-
-
 DOUBTFUL = 5.0  # log odds per standard deviation: a larger effect is checked for being finite
 
 

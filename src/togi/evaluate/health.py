@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from togi.core.errors import InputError
 from togi.rewards.repetition import ngrams, repeated_share
 from togi.text.compare import normalise
 from togi.text.script import Script, expected_scripts, is_spaced, script_shares
@@ -105,10 +104,3 @@ def _mixed(prompt: str, answer: str, language: str | None) -> bool:
         return False
     asked = script_shares(prompt)
     return any(script in _FOREIGN and script not in allowed and script not in asked for script in script_shares(answer))
-
-
-def check_language(language: str | None) -> str | None:
-    """Returns the language. Raises InputError if it is not an ISO 639-1 code."""
-    if language is not None and not re.fullmatch("[a-z]{2}", language):
-        raise InputError(f"language is {language!r}; expected an ISO 639-1 code such as en, ja or ru")
-    return language

@@ -9,16 +9,12 @@ from collections.abc import Sequence
 from togi.core.errors import InputError
 
 
-def cut_tokens(base: Sequence[int], policy: Sequence[int], *, share: float = 1.0) -> tuple[list[int], list[int]]:
-    """The first tokens of both answers: `share` of the shorter one's count. Remove terminators beforehand."""
-    limit = _limit(len(base), len(policy), share)
-    return list(base[:limit]), list(policy[:limit])
-
-
 def cut_characters(base: str, policy: str, *, share: float = 1.0) -> tuple[str, str]:
     """The beginnings of both answers: at most `share` of the shorter one's characters, cut at a word boundary."""
+    if not 0 < share <= 1:
+        raise InputError(f"cut: share is {share}; it must be above 0 and at most 1")
     base, policy = base.strip(), policy.strip()
-    limit = _limit(len(base), len(policy), share)
+    limit = int(min(len(base), len(policy)) * share)
     return cut_at_border(base, limit), cut_at_border(policy, limit)
 
 
@@ -40,12 +36,6 @@ def cut_at_border(text: str, limit: int) -> str:
     while place > 0 and _joined(text[place - 1], text[place]):
         place -= 1
     return text[: place or limit].rstrip()
-
-
-def _limit(base: int, policy: int, share: float) -> int:
-    if not 0 < share <= 1:
-        raise InputError(f"cut: share is {share}; it must be above 0 and at most 1")
-    return int(min(base, policy) * share)
 
 
 def _joined(left: str, right: str) -> bool:

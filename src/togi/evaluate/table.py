@@ -118,8 +118,3 @@ def single(metric: Metric, interval: Interval) -> Row:
 def rows_to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """The table as JSON-like values, for a stage's summary."""
     return [row.to_json() for row in rows]
-
-
-def rows_from_json(values: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """The inverse of `rows_to_json`."""
-    return [Row.from_json(value) for value in values]

@@ -167,9 +167,9 @@ def _in_braces(template: str, where: str) -> Callable[[Case], str]:
     for _, name in parts:
         if name is not None and not _FIELD.fullmatch(name):
             raise InputError(
-                f"{where}: unknown placeholder {{{name}}}; known are question, answer, answer_a, answer_b, reference, "
-                "response, rubric, and question_1, answer_1, answer_a_1, answer_b_1, ref_answer_1 and so on for each "
-                "turn"
+                f"{where}: unknown placeholder {{{name}}}; known are question (also query, prompt), answer (also "
+                "response), answer_a, answer_b, reference, rubric, and question_1, answer_1, answer_a_1, answer_b_1, "
+                "ref_answer_1 and so on for each turn"
             )
 
     def write(case: Case) -> str:
@@ -222,7 +222,7 @@ def _judges(template: Any, method: Method) -> bool:
 
 def _fastchat(text: str, path: Path, method: Method) -> dict[str, JudgePrompt]:
     found: dict[str, JudgePrompt] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -244,7 +244,7 @@ _TEMPLATES = {"prompt_template": "default", "prompt_template_with_ref": "with_re
 def _llmjp(text: str, path: Path, method: Method) -> dict[str, JudgePrompt]:
     try:
         value = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, RecursionError) as error:
+    except (YAMLError, RecursionError, ValueError) as error:  # ValueError: a date like 2024-13-45
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: wanted a map with prompt_template, or of such maps by name")
@@ -288,5 +288,6 @@ def _reader(entry: Mapping[str, Any], where: str) -> Callable[[str], float | Non
     return read
 
 
-def _number(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"[+-]?\d+(\.\d+)?", text) else None
+def _number(text: str | None) -> float | None:
+    """The number of a match's group; None for other text and for a group that took no part in the match."""
+    return float(text) if text and re.fullmatch(r"[+-]?\d+(\.\d+)?", text) else None

@@ -117,29 +117,56 @@ def _listed(value: str | list[str]) -> list[str]:
 
 
 def read_rows(paths: Iterable[Path], forms: Sequence[Sequence[str]], what: str) -> list[dict[str, Any]]:
-    """The rows of some files. Raises ValueError with file and line for a row that has none of the `forms`."""
+    """The rows of some files. Raises ValueError with file and line for a row that has none of the `forms`, and for
+    questions and answers that are not texts."""
     rows = []
     for path in paths:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             if not line.strip():
                 continue
+            where = f"{path}:{number}"
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise ValueError(f"{path}:{number}: not JSON: {error}") from None
+                raise ValueError(f"{where}: not JSON: {error}") from None
             known = row.keys() if isinstance(row, dict) else ()
-            if not any(all(name in known for name in form) for form in forms):
+            form = next((form for form in forms if all(name in known for name in form)), None)
+            if form is None:
                 wanted = " or ".join(", ".join(form) for form in forms)
-                raise ValueError(f"{path}:{number}: {what} needs {wanted}")
+                raise ValueError(f"{where}: {what} needs {wanted}")
+            _check(row, form, where)
             rows.append(row)
     return rows
+
+
+def _check(row: dict[str, Any], form: Sequence[str], where: str) -> None:
+    """Raises ValueError if a column other than a judge's reply is not text, or the lists of a conversation differ in
+    length."""
+    for name in form:
+        value = row[name]
+        if name not in REPLIES and not isinstance(value, str) and not (name in LISTS and isinstance(value, list)):
+            wanted = "text or a list of texts" if name in LISTS else "text"
+            raise ValueError(f"{where}: {name}: found {repr(value)[:100]}, expected {wanted}")
+    if form == SAID:
+        questions, answers = _listed(row["prompt"]), _listed(row["completion"])
+        if not all(isinstance(question, str) for question in questions):
+            raise ValueError(f"{where}: prompt: found {repr(questions)[:100]}, expected text or a list of texts")
+        if len(questions) != len(answers):
+            raise ValueError(
+                f"{where}: found {len(questions)} questions in prompt and {len(answers)} answers in completion; each "
+                "question needs its answer"
+            )
 
 
 FASTCHAT = ("question", "answer_1", "answer_2", "g1_judgment", "g2_judgment")
 FORMS = (("question", "answer_a", "answer_b", "text"), ("question", "answer", "text"), FASTCHAT)
 """The columns of a verdict, by form."""
+REPLIES = ("text", "g1_judgment", "g2_judgment")
+"""The columns with what a judge replied."""
 SAID = ("prompt", "completion", "model")
 """The columns of a stored answer."""
+LISTS = ("prompt", "completion")
+"""The columns that may hold a list, one item for each turn."""
 
 
 def verdicts_of(row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -24,9 +24,6 @@ STEP = 64
 
 SIZES = tuple(f"-D{name}={size}" for name, size in (("BLOCK", BLOCK), ("CHUNK", CHUNK), ("STEP", STEP)))
 
-MOST_ROWS = 64
-"""torch computes products of more rows: they are no longer bound by reading the weights."""
-
 
 class Decode(ctypes.Structure):
     """The arguments of `togi_decode`, as declared in `c/decode.c`; contiguous tensors by their addresses."""

@@ -59,8 +59,9 @@ class PrefillPass:
 class Places:
     """The assignment of rows to slots of groups. It changes only when rows join or leave.
 
-    `row_GN` is the row in each slot (0 if empty), `place_R` the slot of each row; both are None if the rows already
-    have that order, so that nothing has to be gathered. `order_R` lists the rows, sorted by group.
+    `group_R` is the group of each row. `row_GN` is the row in each slot (0 if empty), `place_R` the slot of each row;
+    both are None if the rows already have that order, so that nothing has to be gathered. `order_R` lists the rows,
+    sorted by group. `group_of_GN` is the group of each slot.
     """
 
     groups: int

@@ -1,10 +1,10 @@
 """The embedded engine: token ids in, token ids and log-probabilities out, one step at a time.
 
 A group is one prompt with its samples: the prompt is computed once and its keys are stored once. A prompt that shares a
-prefix with a group in the batch copies the keys of the prefix. Nothing is kept for later groups, so a resumed run
-computes the same. Finished rows leave the batch. New requests join while others run; counts of rows and tokens decide
-when, never the clock. Each sample has its own random stream, so other rows in the batch affect it only through
-rounding.
+prefix with a group in the batch copies the keys of the prefix. Only a server keeps keys for later groups (`kept`), so a
+resumed run computes the same. Finished rows leave the batch. New requests join while others run; counts of rows and
+tokens decide when, never the clock. Each sample has its own random stream, so other rows in the batch affect it only
+through rounding.
 
 Shapes: R rows, G groups, T packed tokens, V vocabulary.
 """
@@ -162,10 +162,10 @@ class Sampler:
             raise InputError(f"{name}: {wrong}")
         if self.limit is not None and length + more > self.limit:
             over, room = length + more - self.limit, self.limit - length
-            ways = [f"shorten the prompt by {over} tokens"] if over < length else []
+            ways = [f"shorten the prompt by {_tokens(over)}"] if over < length else []
             ways += [f"lower max_tokens to {room}"] if room > 0 else []
             raise InputError(
-                f"{name}: {length} tokens and max_tokens {more} are {length + more}, but the model's context is "
+                f"{name}: {_tokens(length)} and max_tokens {more} are {length + more}, but the model's context is "
                 f"{self.limit}; {' or '.join(ways) or 'shorten the prompt and lower max_tokens'}"
             )
 

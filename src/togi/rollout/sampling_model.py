@@ -16,8 +16,6 @@ from togi.rollout.attention import NAME
 
 TESTED = frozenset(name for name, family in FAMILIES.items() if family.sampled)
 """Families whose sampling is tested against the plain computation; others are probed at construction."""
-
-
 KEPT = {"full_attention", "sliding_attention"}
 """Types of layers whose keys the sampler can cache."""
 

@@ -23,9 +23,3 @@ def detect(text: str) -> tuple[str, float]:
     if not found:
         return "", 0.0
     return str(found[0]["lang"]), float(found[0]["score"])
-
-
-def is_language(text: str, language: str, confidence: float = 0.5) -> bool:
-    """Whether `text` is in `language` with at least that confidence."""
-    found, share = detect(text)
-    return found == language and share >= confidence

@@ -89,12 +89,6 @@ def render_answer(template: Template, tokenizer: Tokenizer, messages: Sequence[M
     return ids_after(tokenizer, left, answer)[0]
 
 
-def answer_straddles(template: Template, tokenizer: Tokenizer, messages: Sequence[Message], answer: str) -> bool:
-    """Whether one token of the joined text covers the end of the prompt and the start of the answer."""
-    left = _bound(template, tokenizer).segments(messages, generation=True)[-1].text
-    return ids_after(tokenizer, left, answer)[1]
-
-
 def ids_after(tokenizer: Tokenizer, left: str, text: str) -> tuple[list[int], bool]:
     """Ids of `text` after `left`, and whether it had to be tokenised separately."""
     if not text:

@@ -40,10 +40,12 @@ class Served(NamedTuple):
 
     @property
     def begun(self) -> str:
+        """The prompt and the answer."""
         return self.head + self.answer
 
     @property
     def whole(self) -> str:
+        """The prompt, the answer and what follows it."""
         return self.begun + self.rest
 
     def within(self, text: str) -> bool:

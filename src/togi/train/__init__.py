@@ -1,4 +1,5 @@
-"""Training: one loop for all objectives, an optimiser with its schedule, and checkpoints.
+"""Training: one loop for all objectives, optimisers with their schedule, precision, checkpoints, training on several
+processes, and the memory of the machine.
 
 The loop yields after each step; the caller logs, evaluates and saves.
 """

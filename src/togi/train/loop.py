@@ -182,7 +182,7 @@ def _agree(found: _Found, step: int, ranks: Ranks) -> _Found:
     if found.broken:
         raise StageError(
             f"step {step}: the loss is {sum(found.losses)}; the weights are those of the step before. "
-            f"{_named(found.broken)}. Try a lower learning rate, or look at these rows with `togi show`"
+            f"{_named(found.broken)}. Try a lower learning rate, or look at these rows with `togi trace RECIPE ID`"
         )
     return found
 
