@@ -23,9 +23,12 @@ class Batches:
         if path == "batches":
             odd = [5, {}, {"metadata": 5}, {"metadata": [], "id": 5}] if self.odd else []
             return 200, {"data": [*odd, *(self.shown(name) for name in self.batches)]}
+        name = path.split("/")[1]
+        if name not in (*self.batches, *self.files):
+            return 404, {"error": {"message": f"No such object: {name}"}}
         if path.startswith("batches/"):
-            return 200, self.shown(path.removeprefix("batches/"))
-        return 200, None, (), self.files[path.split("/")[1]]
+            return 200, self.shown(name)
+        return 200, None, (), self.files[name]
 
     def keep(self, content):
         name = f"file-{len(self.files)}"

@@ -57,6 +57,20 @@ def test_a_batch_outlives_the_run_that_began_it(tmp_path: Path) -> None:
         assert server.stats()["batches"] == 2 and server.stats()["lines"] == 31
 
 
+def test_a_batch_that_the_server_has_lost_is_paid_for_and_asked_again(tmp_path: Path, caplog) -> None:
+    soon = stop_soon(0.8)
+    with hostile(batch_seconds=30) as server, client(tmp_path, endpoint(server.url, batch=True), check=soon) as asked:
+        with pytest.raises(StageError, match="stop"):
+            list(asked.ask(chats(3)))
+        lost = asked.spending().open
+    with hostile() as server, client(tmp_path, endpoint(server.url, batch=True)) as asked:  # it knows no batch
+        assert len(texts(list(asked.ask(chats(3))))) == 3
+        spent = asked.spending()
+        assert server.stats()["batches"] == 1
+    assert spent.open.total == 0 and spent.done.total > lost.total > 0
+    assert "the server no longer has /files/" in caplog.text and "sent again" in caplog.text
+
+
 def test_a_batch_is_found_again_by_its_tag(tmp_path: Path, monkeypatch) -> None:
     """The run ends after the batch was created and before its id was stored."""
     note = batches.Batches.note_place

@@ -13,6 +13,7 @@ import pytest
 from client_asks import chats, client, endpoint, texts
 from hostile import hostile
 
+from togi.client import transport
 from togi.client.accounts import Account, reserve, settle
 from togi.client.answers import Failure, dump, load
 from togi.client.committer import Committer
@@ -178,10 +179,8 @@ def test_usage_without_measure_counts_as_not_reported(tmp_path: Path) -> None:
         assert asked.spending().done.output == 20 * 8
 
 
-@pytest.mark.parametrize("damage", [b"", b"\xff" * 8], ids=["cut", "garbled"])
-def test_a_reply_that_cannot_be_decompressed_is_lost(damage: bytes) -> None:
-    """Some servers compress though they are asked not to."""
-    body = gzip.compress(b"[" + b"0," * 99 + b"0]")[:10] + damage  # the head of gzip
+def ask_for(body: bytes) -> None:
+    """Asks a server whose reply is `body`, said to be compressed. Some compress though they are asked not to."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -199,9 +198,21 @@ def test_a_reply_that_cannot_be_decompressed_is_lost(damage: bytes) -> None:
             finally:
                 await transport.close()
 
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 8], ids=["cut", "garbled"])
+def test_a_reply_that_cannot_be_decompressed_is_lost(damage: bytes) -> None:
     with pytest.raises(NoReply, match="cannot be decompressed") as found:
-        asyncio.run(ask())
+        ask_for(gzip.compress(b"[" + b"0," * 99 + b"0]")[:10] + damage)  # the head of gzip
     assert found.value.broke == "lost"
+
+
+def test_a_small_reply_cannot_fill_the_memory(monkeypatch) -> None:
+    monkeypatch.setattr(transport, "MOST_BYTES", 2**20)
+    with pytest.raises(NoReply, match="longer than 1 MiB once decompressed"):
+        ask_for(gzip.compress(bytes(2**20 + 1)))
+    ask_for(gzip.compress(bytes(2**20)))
 
 
 def test_the_reason_of_an_error_with_status_200_is_shown(tmp_path: Path, monkeypatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from notes import Notes
+from tiny_run import tiny_model, togi
 
 from togi.cli import main
 from togi.core.errors import InputError, Interrupted, WorkerDied
@@ -104,3 +105,21 @@ def test_threads_are_those_asked_for_else_those_of_the_environment(monkeypatch, 
     """The number recorded with a stage, used again on resume, is the number that its worker gets."""
     monkeypatch.setenv("OMP_NUM_THREADS", said)
     assert Options(threads=asked).worker_threads == expected
+
+
+def test_a_row_that_a_template_cannot_render_ends_a_run_as_check_says(tmp_path: Path) -> None:
+    tiny_model(tmp_path / "model")
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    rows = [
+        {"messages": [{"role": "user", "content": "Hi"}]},
+        {"messages": [{"role": "user", "content": "Hello"}], "tools": tools},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "tools.yaml").write_text(
+        "name: tools\nmodels: {base: {path: model, template: chatml}}\ndata: {asked: {path: rows.jsonl}}\n"
+        "stages: {answers: {type: respond, prompts: $asked, models: [$base], max_tokens: 4}}\n"
+    )
+    for command in ("check", "run"):
+        ended = togi(tmp_path / "home", command, str(tmp_path / "tools.yaml"))
+        words = " ".join((ended.stdout + ended.stderr).split())
+        assert ended.returncode == 3 and "stage answers: prompt " in words and "tools" in words, words

@@ -51,6 +51,10 @@ class _Row:
     batch: str
 
 
+class _Gone(Exception):
+    """The server no longer has a batch, or a file of one; the message is its path."""
+
+
 class Batches:
     """Answers requests of one exchange in batches."""
 
@@ -68,7 +72,7 @@ class Batches:
             left = await self._missing(asked)
             while left:
                 part = await self._affordable(left)
-                failed |= await self._finish(await self._begin(part), part)
+                failed |= await self._finished(await self._begin(part), part)
                 left = {name: request for name, request in left.items() if name not in part}
         left = await self._missing(asked)
         return {name: failed.get(name, Failure(reason="server", message="no answer in its batches")) for name in left}
@@ -110,8 +114,7 @@ class Batches:
                 await self._forget(row)
                 continue
             log.info("model %s: resuming batch %s", self.exchange.endpoint.name, row.batch or row.tag)
-            sent = await self.exchange.control("GET", f"/files/{row.file}/content")
-            failed |= await self._finish(row, dict(filter(None, map(_request_of, _lines(sent.body)))))
+            failed |= await self._finished(row)
         return failed
 
     @property
@@ -148,8 +151,32 @@ class Batches:
             lines.append(json.dumps(line, ensure_ascii=False))
         return _form({"purpose": "batch"}, "\n".join(lines).encode("utf-8", "replace"))
 
+    async def _finished(self, row: _Row, asked: Asked | None = None) -> dict[Name, Failure]:
+        """Waits for a batch, stores its answers, and returns its failures. `asked` are its requests; if None, they are
+        read from its file. A batch that the server no longer has counts as spent, and its requests have no answer."""
+        try:
+            if asked is None:
+                sent = await self._look(f"/files/{row.file}/content")
+                asked = dict(filter(None, map(_request_of, _lines(sent.body))))
+            return await self._finish(row, asked)
+        except _Gone as gone:
+            log.warning(
+                "model %s: the server no longer has %s of batch %s, which counts as paid; its requests are sent again",
+                self.exchange.endpoint.name,
+                gone,
+                row.batch or row.tag,
+            )
+            await self._forget(row, used=row.reserved)
+            return {}
+
+    async def _look(self, path: str) -> Reply:
+        """The good reply to a GET. Raises _Gone if the server does not have that object."""
+        reply = await self.exchange.look(path)
+        if reply is None:
+            raise _Gone(path)
+        return reply
+
     async def _finish(self, row: _Row, asked: Asked) -> dict[Name, Failure]:
-        """Waits for a batch, stores its answers, and returns its failures."""
         if not row.batch:
             row = replace(row, batch=await self._start(row, asked))
             await self.note_place(row)
@@ -157,7 +184,7 @@ class Batches:
         lines: list[Any] = []
         for key in ("output_file_id", "error_file_id"):
             if isinstance(said.get(key), str):
-                reply = await self.exchange.control("GET", f"/files/{said[key]}/content")
+                reply = await self._look(f"/files/{said[key]}/content")
                 lines += _lines(reply.body)
         if said["status"] == "failed" and not lines:
             await self._forget(row)
@@ -184,7 +211,7 @@ class Batches:
         """Waits until a batch has ended, and returns the server's description of it."""
         wait = FIRST_POLL
         while True:
-            said = _object(await self.exchange.control("GET", f"/batches/{row.batch}"))
+            said = _object(await self._look(f"/batches/{row.batch}"))
             if said.get("status") in ENDED:
                 return said
             await asyncio.sleep(wait)
@@ -238,11 +265,11 @@ class Batches:
         values = (row.file, row.batch, row.tag)
         await self.exchange.write(lambda db: db.execute("UPDATE batches SET file = ?, batch = ? WHERE tag = ?", values))
 
-    async def _forget(self, row: _Row) -> None:
-        """Releases the reservation of a batch that used nothing, and deletes its row."""
+    async def _forget(self, row: _Row, used: Tokens = NO_TOKENS) -> None:
+        """Replaces the reservation of a batch by what it used, and deletes its row."""
 
         def work(db: sqlite3.Connection) -> None:
-            settle(db, replace(self.account, run=row.run), row.reserved, NO_TOKENS)
+            settle(db, replace(self.account, run=row.run), row.reserved, used)
             db.execute("DELETE FROM batches WHERE tag = ?", (row.tag,))
 
         await self.exchange.write(work)

@@ -9,7 +9,7 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from togi.core.errors import StageError, TogiError
 
 T = TypeVar("T")
 TRIES = 6
+GONE = (404, 410)
 """The number of times that a request is sent if servers drop it or answer wrongly."""
 PATIENCE = 60.0
 """Seconds of only refusals (429), or without any server, after which a run ends."""
@@ -292,23 +293,31 @@ class Exchange:
         first = self.replicas.all[0]
         return await self._controlled(first, method, first.base + path, body, kind)
 
+    async def look(self, path: str) -> Reply | None:
+        """The good reply to a GET, or None if what it asks for is no longer there. Raises TogiError as `control`
+        does."""
+        first = self.replicas.all[0]
+        reply = await self._controlled(first, "GET", first.base + path, None, failing=GONE)
+        return None if reply.status in GONE else reply
+
     async def order(self, replica: Replica, call: Call) -> Reply:
         """The good reply of one server to an order, or any reply if it `may_fail`. Waits while the server is down.
         Raises TogiError as `control` does."""
         url = (root_of(replica.base) if call.at_root else replica.base) + call.path
         body = _json(call.body).encode()
-        return await self._controlled(replica, "POST", url, body, may_fail=call.may_fail)
+        return await self._controlled(replica, "POST", url, body, failing=range(400, 429) if call.may_fail else ())
 
     async def _controlled(
-        self, replica: Replica, method: str, url: str, body: bytes | None, kind: str = JSON, may_fail: bool = False
+        self, replica: Replica, method: str, url: str, body: bytes | None, kind: str = JSON, failing: Sequence[int] = ()
     ) -> Reply:
+        """The good reply, or one with a status in `failing`."""
         tries = 0
         while True:
             await self._turn(NO_TOKENS)
             try:
                 reply = await self._transport.send(method, url, body, self.endpoint.deadline, kind)
                 self._reached(replica)
-                if not (may_fail and 400 <= reply.status < 429):
+                if reply.status not in failing:
                     check_status(reply, self.endpoint, url)
                 return reply
             except Busy as busy:

@@ -5,6 +5,7 @@ Redirects are not followed: a request that carries a key goes only to the addres
 
 import asyncio
 import gzip
+import io
 import json
 import re
 import zlib
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import togi
-from togi.client.connection import Connections, Lost, Place, Unsent, place_of
+from togi.client.connection import MOST_BYTES, Connections, Lost, Place, Unsent, place_of
 from togi.client.pacing import retry_after
 from togi.client.wire_base import reason_of
 
@@ -117,10 +118,14 @@ def _shown(url: str) -> str:
 
 
 def _plain(reply: Reply) -> Reply:
-    """Decompresses a reply, for servers that compress despite `Accept-Encoding: identity`. Raises Lost if it cannot."""
+    """Decompresses a reply, for servers that compress despite `Accept-Encoding: identity`. Raises Lost if it cannot, or
+    if the result would be larger than a reply may be."""
     if reply.headers.get("content-encoding", "identity") == "identity":
         return reply
     try:
-        return Reply(reply.status, gzip.decompress(reply.body), reply.headers)
+        body = gzip.GzipFile(fileobj=io.BytesIO(reply.body)).read(MOST_BYTES + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise Lost(f"the answer cannot be decompressed ({error})") from None
+    if len(body) > MOST_BYTES:
+        raise Lost(f"the answer is longer than {MOST_BYTES // 1024**2} MiB once decompressed")
+    return Reply(reply.status, body, reply.headers)

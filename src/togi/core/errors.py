@@ -74,5 +74,11 @@ class OutputClosed(Interrupted):
     exit_code = 141
 
 
-_ALL = (RecipeError, InputError, DamagedFile, StageError, GraderError, WorkerDied, Interrupted, OutputClosed)
+_ALL = (RecipeError, InputError, DamagedFile, StageError, GraderError, Fault, WorkerDied, Interrupted, OutputClosed)
 ERRORS = {cls.__name__: cls for cls in _ALL}
+"""The errors that one process can report to another, by the name of their class."""
+
+
+def kind_name(error: TogiError) -> str:
+    """The name in `ERRORS` of an error's class or, for a class that is not there, of the nearest one above it."""
+    return next((cls.__name__ for cls in type(error).__mro__ if cls.__name__ in ERRORS), Fault.__name__)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from togi.core.errors import ERRORS, Interrupted, RecipeError, StageError, TogiError
+from togi.core.errors import ERRORS, Interrupted, RecipeError, TogiError
 from togi.core.process import STOPPING
 from togi.recipe.graph import Graph
 from togi.recipe.greeting import FOLLOW, GREET, LAST, order
@@ -121,7 +121,7 @@ def follow(workers: JoinedWorkers, run: str, store: Path) -> None:
 def _obeyed(workers: Workers, command: dict[str, Any]) -> None:
     for event in workers.do(command):
         if event["event"] == "failed":
-            raise ERRORS.get(event["kind"], StageError)(event["message"])
+            raise ERRORS[event["kind"]](event["message"])
 
 
 @contextmanager

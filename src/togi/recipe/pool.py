@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from togi.core.errors import ERRORS, Fault, WorkerDied
+from togi.core.errors import ERRORS, WorkerDied
 from togi.stages.shards import ShardTask
 
 COMMAND = (sys.executable, "-m", "togi.recipe.shard_worker")
@@ -134,4 +134,4 @@ def unpacked(task: ShardTask, answer: dict[str, Any], node: str = "") -> dict[st
     if "value" in answer:
         return answer["value"]
     where = f"stage {task.stage}, shard {task.number}{f', on {node}' if node else ''}"
-    raise ERRORS.get(answer["kind"], Fault)(f"{where}: {answer['message']}")
+    raise ERRORS[answer["kind"]](f"{where}: {answer['message']}")

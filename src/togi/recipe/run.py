@@ -205,7 +205,7 @@ class Run:
                 continue
             self.display.event(event)
             if event["event"] == "failed":
-                raise ERRORS.get(event["kind"], StageError)(event["message"])
+                raise ERRORS[event["kind"]](event["message"])
 
     def _start_service(self, spec: ServiceSpec, log: Path, check_stop: Callable[[], None]) -> Started:
         if self.cluster:

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any
 
+from togi.core.errors import kind_name
 from togi.recipe.faults import TOLD, told
 from togi.stages.shards import ShardTask, do_shard
 
@@ -30,7 +31,7 @@ def answer(task: ShardTask) -> dict[str, Any]:
         failure = told(error, {"name": task.stage, "settings": task.settings})
         if failure is None:
             raise
-        return {"kind": type(failure).__name__, "message": str(failure).removeprefix(f"stage {task.stage}: ")}
+        return {"kind": kind_name(failure), "message": str(failure).removeprefix(f"stage {task.stage}: ")}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import logging
 import os
 import platform
 import queue
+import re
 import shutil
 import signal
 import sys
@@ -30,7 +31,7 @@ from typing import Any, TextIO
 
 from togi import __version__
 from togi.client.endpoint import Budget, Endpoint, Price
-from togi.core.errors import TogiError
+from togi.core.errors import TogiError, kind_name
 from togi.core.files import install_fault, read_cache, write_json
 from togi.core.locks import take, wait
 from togi.core.process import STOPPING
@@ -157,11 +158,13 @@ def _send(answers: TextIO, one_at_a_time: threading.Lock, rank: int, event: dict
 
 
 def _fail(control: Control, command: dict[str, Any], error: TogiError) -> None:
-    """Reports the error that ended the stage; its traceback goes to the log."""
+    """Reports the error that ended the stage, with the stage's name; its traceback goes to the log."""
     message = str(error)
+    if not re.search(rf"\bstages?[ .]{re.escape(command['name'])}\b", message):
+        message = f"stage {command['name']}: {message}"
     if len(message) > LONGEST:
         message = f"{message[:LONGEST]} ... ({len(message) - LONGEST} more characters are in the worker's log)"
-    failed = {"event": "failed", "stage": command["name"], "kind": type(error).__name__, "message": message}
+    failed = {"event": "failed", "stage": command["name"], "kind": kind_name(error), "message": message}
     control.send({**failed, "when": time.time()})
     with suppress(OSError):  # the disk may be full
         traceback.print_exception(error)

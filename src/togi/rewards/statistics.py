@@ -86,7 +86,7 @@ def reward_statistics(graded: Iterable[Graded]) -> RewardStatistics:
         num_answers=len(rows),
         components={name: summarize(values) for name, values in columns.items() if values},
         gates=_count(row.gate for row in rows if row.failed is None),
-        failures=_count(row.failed.partition(":")[0] for row in rows if row.failed is not None),
+        failures=_count(row.failed.partition(": ")[0] for row in rows if row.failed is not None),
         num_below_fail=sum(row.below_fail for row in rows),
     )
 

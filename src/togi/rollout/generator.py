@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
+from togi.core.errors import InputError
 from togi.core.protocols import Request, Tokenizer
 from togi.core.records import Completion, Prompt, SamplingParams
 from togi.core.seeds import derive
@@ -36,12 +37,18 @@ class ModelGenerator:
 
     def generate(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[list[Completion]]:
         """`params.n` completions of each prompt, in order. Raises InputError for a prompt that does not fit."""
-        ids = [render_prompt(self.template, self.tokenizer, prompt.messages) for prompt in prompts]
+        ids = [self._rendered(prompt) for prompt in prompts]
         return self.sampler.generate(ids, params, [_seeds(prompt, params) for prompt in prompts])
+
+    def _rendered(self, prompt: Prompt) -> list[int]:
+        try:
+            return render_prompt(self.template, self.tokenizer, prompt.messages)
+        except InputError as error:
+            raise InputError(f"prompt {prompt.id}: {error}") from None
 
     def fits(self, prompt: Prompt, params: SamplingParams) -> bool:
         """Whether the model's context has room for a prompt and the longest answer to it."""
-        length = len(render_prompt(self.template, self.tokenizer, prompt.messages))
+        length = len(self._rendered(prompt))
         return self.sampler.limit is None or length + params.max_tokens <= self.sampler.limit
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[str]:

@@ -392,3 +392,7 @@ class Sampler:
         """From now on, samples with the library's own computation of whole sequences."""
         log.warning("%s: %s; each new token recomputes its whole sequence, which is slower", type(net).__name__, why)
         self._batch.whole, self._packing, self._batch.net = True, None, shadow(net, None)
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token{'' if count == 1 else 's'}"

@@ -63,6 +63,6 @@ def _sums(context: Context, task: TokenTask, examples: Sequence[Example], budget
         if not all(math.isfinite(value) for value in values):
             raise StageError(
                 f"stage {context.name}: the initial model gives pair {example.id} log-probabilities {values}, which "
-                "are not finite; look at the pair with `togi show`, and check the model's weights"
+                "are not finite; look at the pair with `togi trace RECIPE ID`, and check the model's weights"
             )
     return sums

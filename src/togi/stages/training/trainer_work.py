@@ -114,7 +114,7 @@ class Trainer:
         if self._tracking is None:
             self._tracking = self._open_trackers()
         self._tracking.log(self.step, line)
-        rate = f"{line['tokens_per_second']:,.0f} tokens/s" if info.num_tokens else ""  # a head on stored features: none
+        rate = f"{line['tokens_per_second']:,.0f} tokens/s" if info.num_tokens else ""  # 0: on stored features
         told = [note, rate, f"{line['memory/most_gb']:.1f} GB at most"]
         self.context.progress(self.step, self.total_steps, "steps", ", ".join(part for part in told if part))
         if self.step == self.total_steps:
