@@ -37,7 +37,7 @@ from togi.data.duplicates import copies_by_ngrams, unit_rows
 from togi.data.minhash import Layout
 from togi.stages.data.curate import Curate
 from togi.stages.shards import SHARD_ROWS, ShardTask, do_shard
-from togi.text.compare import jaccard, normalise, shingles
+from togi.text.compare import comparable, jaccard, ngrams
 
 NGRAM, THRESHOLD, WIDTH = 5, 0.7, 384
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl")
@@ -136,7 +136,7 @@ def minhash_datasketch(options: argparse.Namespace) -> dict[str, Any]:
         index = MinHashLSH(num_perm=layout.permutations, params=(layout.bands, layout.rows))
         found = []
         for row, text in enumerate(texts):
-            plain = normalise(text)
+            plain = comparable(text)
             grams = {plain[i : i + NGRAM].encode() for i in range(max(len(plain) - NGRAM + 1, 1))}
             sketch = MinHash(num_perm=layout.permutations)
             sketch.update_batch(list(grams))
@@ -153,7 +153,8 @@ def minhash_datasketch(options: argparse.Namespace) -> dict[str, Any]:
 
 def over_threshold(texts: list[str], copies: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The planted pairs whose true similarity is over the threshold."""
-    return [(a, b) for a, b in copies if jaccard(shingles(texts[a], NGRAM), shingles(texts[b], NGRAM)) > THRESHOLD]
+    grams = {row: ngrams(comparable(texts[row]), NGRAM) for pair in copies for row in pair}
+    return [(a, b) for a, b in copies if jaccard(grams[a], grams[b]) > THRESHOLD]
 
 
 def vectors(rows: int) -> np.ndarray:
