@@ -30,6 +30,8 @@ A recipe is one YAML file. `extends: other.yaml` builds on another recipe: maps 
 TRACKERS = """\
 `track` names the tools that show metrics besides `metrics.jsonl`: one word or a list of `tensorboard`, `trackio`,
 `wandb`. Each needs its package. Secrets come only from the environment (`WANDB_API_KEY`, `HF_TOKEN`).
+`tensorboard --logdir runs/runs/NAME` and `trackio show --project NAME` show the metrics of the recipe NAME (with
+`$TOGI_HOME` in place of the first `runs`, if it is set); `WANDB_MODE=offline` writes only files.
 
 ```yaml
 track: [tensorboard, wandb]

@@ -9,6 +9,7 @@ from places import ROOT
 from tiny_run import environment, write_recipe
 
 import togi
+from togi.core.errors import InputError, RecipeError
 
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 
@@ -42,3 +43,23 @@ def test_the_examples_of_the_page_run(tmp_path):
     assert ended.returncode == 0, ended.stderr
     lines = ended.stdout.splitlines()
     assert lines[0].startswith("done [") and float(lines[1]) == float(lines[1]) and float(lines[-1]) > 0
+
+
+def test_words_of_the_command_line_and_values_by_key_mean_the_same(tmp_path):
+    (tmp_path / "r.yaml").write_text("name: r\nstages: {}\n")
+    for given in ("seeds=3", ["seeds=3"], {"seeds": 3}):
+        with pytest.raises(RecipeError, match=r"command line \(seeds\): seeds: unknown key; did you mean 'seed'\?"):
+            togi.run(tmp_path / "r.yaml", given)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["What?", ("What?",), ("What?", 3), ([{"role": "user"}], "a"), (["What?"], "a"), (3, "a")]
+)
+def test_a_conversation_of_another_form_is_told_before_the_model_is_loaded(wrong):
+    with pytest.raises(InputError, match=r"conversation 1: found .*, which is not a pair of messages and an answer"):
+        togi.score("no-such-folder", [("What?", "That."), wrong])
+
+
+def test_a_package_that_is_not_there_is_told():
+    with pytest.raises(InputError, match="no-such-weights"):
+        togi.load("package:no-such-weights")

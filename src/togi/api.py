@@ -3,11 +3,13 @@
 Names of tensors end with their shapes: N scored tokens, S sequences, T rows of a packed batch.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from togi.core.errors import GraderError
+from togi.core.errors import GraderError, InputError
 from togi.core.records import Message
 from togi.core.sources import HUB_ID, ModelSource
 from togi.model.forest import Forest, plant
@@ -32,6 +34,8 @@ from togi.recipe.store import store_folder
 from togi.report.collect import collect
 from togi.report.view import RunView
 
+PACKAGE = "package:"
+SHOWN = 100  # characters of a value in a message
 Turn = Message | Mapping[str, str]
 """A turn of a conversation: {"role": ..., "content": ...}."""
 
@@ -64,16 +68,21 @@ def load(name: str | Path, *, template: str | None = None, revision: str = "main
 
 
 def score(
-    scorer: str | Path | ModelScorer, conversations: Sequence[tuple[Sequence[Turn], str]], *, revision: str = "main"
+    scorer: str | Path | ModelScorer,
+    conversations: Sequence[tuple[Sequence[Turn] | str, str]],
+    *,
+    revision: str = "main",
 ) -> list[float]:
-    """The scores of a reward model, one for each (messages, answer), in order; higher is better.
+    """The scores of a reward model, one for each (messages, answer), in order; higher is better. A text in place of the
+    messages is one turn of the user.
 
     `scorer` is a folder, a hub id, or a `ModelScorer` of a model in memory. Raises InputError for a model that is not a
-    reward model, GraderError for an answer that is too long for it.
+    reward model and for conversations of another form, GraderError for an answer that is too long for it.
     """
+    asked = [_conversation(index, each) for index, each in enumerate(conversations)]
     if not isinstance(scorer, ModelScorer):
         scorer = ModelScorer(load_reward_model(_source(scorer, None, revision), store_folder()))
-    found = scorer.score([(tuple(map(_message, messages)), answer) for messages, answer in conversations])
+    found = scorer.score(asked)
     for value in found:
         if isinstance(value, GraderError):
             raise value
@@ -81,15 +90,20 @@ def score(
 
 
 def run(
-    recipe: str | Path, overrides: Iterable[str] = (), *, until: str | None = None, display: Display | None = None
+    recipe: str | Path,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    *,
+    until: str | None = None,
+    display: Display | None = None,
 ) -> RunView:
     """Runs the unfinished stages of a recipe, as `togi run RECIPE KEY=VALUE ... --until STAGE` does, and returns the
-    run: its stages with their metrics, its before/after rows, its alarms. Shows nothing without a `display`.
+    run: its stages with their metrics, its before/after rows, its alarms. `overrides` are texts KEY=VALUE, or values by
+    their keys. Shows nothing without a `display`.
 
     Call it under `if __name__ == "__main__"` or at the top of a notebook, and only from the main thread, because it
     handles signals while it works. Raises the TogiError that ended the run.
     """
-    given = tuple(overrides)
+    given = _overrides(overrides)
     graph = build(validate(read_tree(Path(recipe), given)))
     work = Run(graph, Options(recipe=str(recipe), overrides=given, until=until), display or Silent())
     work.run()
@@ -98,6 +112,8 @@ def run(
 
 def _source(name: str | Path, template: str | None, revision: str) -> ModelSource:
     text = str(name)
+    if text.startswith(PACKAGE) and not Path(text).exists():
+        return ModelSource(kind="package", name=text.removeprefix(PACKAGE), template=template)
     if Path(text).exists() or not (HUB_ID.fullmatch(text) or _is_package(text)):
         return ModelSource(kind="path", name=str(Path(text).resolve()), template=template)
     if HUB_ID.fullmatch(text):
@@ -109,5 +125,29 @@ def _is_package(name: str) -> bool:
     return any(distribution.name == name for distribution in metadata.distributions())
 
 
+def _conversation(index: int, given: Any) -> tuple[tuple[Message, ...], str]:
+    """The messages and the answer of a conversation. Raises InputError if it has another form."""
+    wanted = "a pair of messages and an answer; messages are a text, or a list of {'role': ..., 'content': ...}"
+    if not isinstance(given, tuple | list) or len(given) != 2 or not isinstance(given[1], str):
+        raise InputError(f"conversation {index}: found {_shown(given)}, which is not {wanted}")
+    turns = [{"role": "user", "content": given[0]}] if isinstance(given[0], str) else given[0]
+    try:
+        return tuple(map(_message, turns)), given[1]
+    except (TypeError, KeyError, AttributeError):
+        raise InputError(f"conversation {index}: found {_shown(given)}, which is not {wanted}") from None
+
+
 def _message(turn: Turn) -> Message:
     return turn if isinstance(turn, Message) else Message(turn["role"], turn["content"])
+
+
+def _overrides(given: Iterable[str] | Mapping[str, Any]) -> tuple[str, ...]:
+    """Overrides as words of the command line."""
+    if isinstance(given, Mapping):
+        return tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items())
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

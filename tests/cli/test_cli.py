@@ -84,6 +84,33 @@ def test_mistakes_in_the_command_line_can_be_json(capsys, words, kind):
     assert ended.value.code == told["exit"] == 2 and told["error"] == kind
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["runs"], "`togi list --runs`"),
+        (["trian", "r.yaml"], "`togi run`"),
+        (["eval"], "`togi evaluate`"),
+        (["staus"], "`togi status`"),
+        (["list", "sft"], "'train.sft'"),
+    ],
+)
+def test_a_word_near_a_command_or_a_stage_type_is_told(capsys, words, meant):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and f"id you mean {meant}?" in capsys.readouterr().err
+
+
+def test_models_that_are_compared_need_a_benchmark(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TOGI_HOME", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", "r.yaml:base", "r.yaml:tuned"])
+    assert ended.value.code == 2
+    assert "'r.yaml:base' is no run; to compare models, name a BENCHMARK" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["compare", "abcdef", "abcdee"])
+    assert "togi: command line: 'abcdef' is not a known run" in capsys.readouterr().err
+
+
 def test_a_fault_of_its_own_is_code_1_with_a_traceback_that_steers_no_terminal(tmp_path):
     code = "import togi.recipe.store, sys\nfrom togi.cli import main\n"
     code += "def home(): raise KeyError('a\\x1b[31mb')\n"

@@ -1,11 +1,13 @@
 """Models that a command line names: of which kind they are, and what is said of a kind that a command does not take."""
 
+import json
 from pathlib import Path
 
 from click.testing import CliRunner
 
 from togi.cli import main
 
+LIMIT = ("--limit", "2")
 SCORES = "it scores answers. `togi score {0} FILE` scores those in a file, `togi serve --reward {0}` serves it"
 
 
@@ -31,6 +33,29 @@ def test_an_unknown_name_is_told_with_those_that_the_command_takes(shell):
     assert "there is no model or stage 'nope'; models, and stages with records: base, " in said
     for name in ("some", "pairs", "reward", "policy"):
         assert f", {name}" in said
+
+
+def test_chat_takes_the_same_words_as_other_commands(shell):
+    folder = shell("chat", "tiny.yaml", "policy", "-m", "Hi", "--max-tokens", "4")
+    one_word = shell("chat", "tiny.yaml:policy", "-m", "Hi", "--max-tokens", "4")
+    assert one_word.exit_code == 0 and one_word.stdout == folder.stdout
+    assert "there are: base, policy\n" in shell("chat", "tiny.yaml:nope").output
+    gone = shell("chat", "nofolder", "-m", "Hi")
+    assert gone.exit_code == 2 and "'nofolder' is not a model; give a model folder, RECIPE:STAGE" in gone.output
+
+
+def test_the_command_for_an_unfinished_stage_is_that_of_the_last_run(shell):
+    text = "extends: tiny.yaml\nname: other\n"
+    Path("other.yaml").write_text(text)
+    assert shell("run", "other.yaml", "seed=5", "--until", "some").exit_code == 0
+    ended = shell("chat", "other.yaml", "policy", "-m", "Hi")
+    assert ended.exit_code == 2 and "run it with `togi run other.yaml seed=5 --until policy`" in ended.output
+
+
+def test_a_trial_is_planned_as_it_runs(shell):
+    whole, trial = (json.loads(shell("plan", "tiny.yaml", "seed=9", "--json", *more).output) for more in ((), LIMIT))
+    read = [row["estimate"]["records"] for row in (whole[0], trial[0])]
+    assert read[1] == 2 < read[0]
 
 
 def test_the_adapter_beside_a_merged_model_is_exported_with_its_card(shell):

@@ -117,6 +117,12 @@ def test_what_is_too_long_is_counted_and_lengths_are_told(recipe):
     assert "dropped: too_long 1" in printed and "[Hello<|im_end|>]" in printed.replace("][", "")
 
 
+def test_what_no_stage_uses_is_noted(recipe):
+    notes = found(recipe, "data.spare.path=nowhere.jsonl", "models.other.path=nowhere")["notes"]
+    unused = [note.partition(":")[0] for note in notes if note.endswith("no stage uses it, so it was not checked")]
+    assert unused == ["models.other", "data.spare"]
+
+
 def test_a_limit_that_drops_every_row_is_an_error(recipe):
     ended = check(recipe, "stages.sft.max_length=20")
     assert ended.exit_code == 3

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_server import serving
 from tiny import tiny_model as tiny_network
 from tiny_models import at, logits, shaken
-from tiny_run import tiny_model
+from tiny_run import tiny_model, togi
 from tokenizers_made import unigram
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -162,6 +163,16 @@ def test_a_reward_model_has_one_label_and_the_same_scores_in_the_library(run, fo
     assert score == pytest.approx(told["scores"][0]["here"], abs=1e-5)
 
 
+def test_a_hubs_reward_model_is_known_when_it_is_here(folder, tmp_path):
+    files = {path.name: path.read_bytes() for path in (folder / "rm").iterdir()}
+    with serving({"me/rm": files}) as address:
+        more = {"HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf")}
+        ended = togi(tmp_path, "export", "me/rm", str(tmp_path / "out"), "--json", **more)
+        assert ended.returncode == 0 and len(json.loads(ended.stdout)["scores"]) == 8, ended.stderr
+        ended = togi(tmp_path, "export", "me/rm", str(tmp_path / "two"), "--format", "gguf", **more)
+    assert ended.returncode == 2 and "a reward model cannot be written as GGUF" in ended.stderr
+
+
 def test_scores_that_differ_are_told(folder):
     one, other = (load(at(folder / "rm"), folder, kind="scorer") for _ in range(2))
     with torch.no_grad():
@@ -175,6 +186,10 @@ MISTAKES = [
     (("rm", "--reward", "--format", "gguf"), "a reward model cannot be written as GGUF; use --format merged"),
     (("rm", "--format", "gguf"), "a reward model cannot be written as GGUF"),
     (("base", "--format", "adapter"), "has no adapter: the adapter is next to it, in "),
+    (
+        ("rm", "--format", "adapter"),
+        "has no adapter: a reward model has a head that its base lacks, so it is saved whole",
+    ),
     (("trained", "--revision", "main"), "--revision goes with a hub's id"),
     (("nowhere",), "is not a model; give a model folder, RECIPE:STAGE"),
 ]

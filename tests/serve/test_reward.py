@@ -17,6 +17,7 @@ from togi.serve.app import Served
 from togi.serve.reward import reward_app
 from togi.serve.texts import longest_text
 from togi.text.render import render_text
+from togi.text.template import get_template
 
 TALKS = [("Say it.", "It."), ("Say it.", "No, I will not."), ("Why?", "Because.")]
 
@@ -166,4 +167,27 @@ def test_a_conversation_that_cannot_fit_fails_alone_and_unread(model):
     assert "characters, but 200 tokens can hold" in found["errors"][1] and max(read) <= most
     talks = [((Message("user", "a"),), "b"), ((Message("user", "c"),), "d")]
     assert [found["scores"][0], found["scores"][2]] == scorer.score(talks)
-    assert found["usage"]["prompt_tokens"] == sum(scorer.lengths(talks))
+    assert found["usage"]["prompt_tokens"] == sum(scorer.score_and_count(talks)[1])
+
+
+def test_a_conversation_is_rendered_once_or_twice_if_its_text_is_long(model):
+    rendered: list[str] = []
+
+    class Watched(ModelScorer):
+        def text(self, messages: tuple[Message, ...], answer: str) -> str:
+            rendered.append(answer)
+            return super().text(messages, answer)
+
+        def sequence(self, messages: tuple[Message, ...], answer: str) -> Any:
+            rendered.append(answer)
+            return super().sequence(messages, answer)
+
+    most = longest_text(model.tokenizer, 200)
+    assert most is not None
+    stripping = replace(model, template=get_template("llama3-text", model.tokenizer))
+    scorer = Watched(replace(stripping, template=replace(stripping.template, strip=True)), max_tokens=200)
+    served = Served(name="rm", kind="reward", limit=200, vocabulary=len(model.tokenizer))
+    items = [{"messages": turns("a", "b")}, {"messages": turns("a", "c" + " " * most)}]
+    with serving(reward_app(served, scorer, model.tokenizer)) as url:
+        found = ask(f"{url}/v1/scores", {"model": "rm", "items": items})[1]
+    assert found["errors"] == [None, None] and [answer.strip() for answer in rendered] == ["c", "b", "c"]

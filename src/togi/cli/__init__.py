@@ -1,5 +1,6 @@
 """The command line: thin commands, each in a file that is imported only when the command is called."""
 
+import difflib
 import importlib
 import io
 import logging
@@ -22,6 +23,21 @@ WORK = ("init", "run", "plan", "check", "status", "show", "report", "list", "cle
 COMMANDS = (*WORK, "chat", "serve", "ground", "export", "push", "evaluate", "score", "compare", "trace", "schema")
 
 
+OTHERS = {
+    "runs": "list --runs",
+    "stages": "list",
+    "train": "run",
+    "resume": "run",
+    "eval": "evaluate",
+    "logs": "status",
+    "validate": "check",
+    "upload": "push",
+    "version": "--version",
+    "help": "--help",
+}
+"""What some words of other tools are called here."""
+
+
 class LazyGroup(click.Group):
     """A group whose commands live in `togi.cli.<name>`, as `command`."""
 
@@ -32,6 +48,19 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         return importlib.import_module(f"togi.cli.{cmd_name}").command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds a command; the error for an unknown word names the one that was probably meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], (*OTHERS, *COMMANDS), n=1)
+            if not near:
+                raise
+            meant = OTHERS.get(near[0], near[0])
+            raise click.UsageError(f"{error.message} Did you mean `togi {meant}`?", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -51,10 +51,11 @@ def command(
 ) -> None:
     """Talk to a model that a recipe trained or declares.
 
-    TARGET is a model folder, or a recipe; then MODEL is the name of a stage or of a declared model. The chat uses the
-    model's own template and terminator, and the system prompt and sampling of its training if they are known, and
-    prints them. With KEY=VALUE it is the model of `togi run` with the same words, otherwise that of the recipe's last
-    run; with --run ID and only the name of a stage, that of an earlier run. An empty line or Ctrl-D ends the chat.
+    TARGET is a recipe; then MODEL is the name of a stage or of a declared model. Or TARGET is a model folder,
+    RECIPE:STAGE, package:NAME, or a hub's id. The chat uses the model's own template and terminator, and the system
+    prompt and sampling of its training if they are known, and prints them. With KEY=VALUE it is the model of `togi run`
+    with the same words, otherwise that of the recipe's last run; with --run ID and only the name of a stage, that of an
+    earlier run. An empty line or Ctrl-D ends the chat.
     """
     if as_json and message is None:
         raise RecipeError("command line: --json goes with --message")

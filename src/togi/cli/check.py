@@ -16,12 +16,14 @@ from togi.cli.planned import costs
 from togi.core import hub
 from togi.core.errors import InputError
 from togi.core.library_log import library_warnings_kept
+from togi.core.settings import references
 from togi.core.sources import ModelSource
 from togi.core.terminal import say
 from togi.data.presets import gated
 from togi.model.inspect import located
 from togi.recipe.graph import Graph, unpinned
 from togi.recipe.model_services import services_of
+from togi.recipe.schema import Recipe
 from togi.recipe.store import home, is_done, store_folder
 from togi.recipe.terms import notes as notes_on
 from togi.recipe.terms import refuse_misuse
@@ -55,7 +57,7 @@ def command(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
     more = [each for each in found.unverified if not any(told.startswith(each) for told in away)]
     found.unverified = list(dict.fromkeys([*away, *more]))
     absent = work.absent_devices(graph.recipe.models, graph.recipe.hardware)
-    notes = [*unpinned(graph.recipe), *notes_on(graph), *absent, *servers.notes]
+    notes = [*_unused(graph.recipe), *unpinned(graph.recipe), *notes_on(graph), *absent, *servers.notes]
     notes += [f"not verified: {each}" for each in found.unverified]
     if as_json:
         print_json({**asdict(found), "endpoints": servers.to_json(), "notes": notes})
@@ -66,6 +68,14 @@ def command(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
         raise InputError("\n".join(problems))
     if not as_json:
         say(f"{recipe}: {len(graph.nodes)} stages, every key, reference, file and template fits")
+
+
+def _unused(recipe: Recipe) -> list[str]:
+    """A note on each model and data set that no stage refers to: nothing of it is checked."""
+    used = {ref.name for settings in recipe.stages.values() for _, ref in references(settings)}
+    declared = {"models": recipe.models, "data": recipe.data}
+    found = [f"{section}.{name}" for section, entries in declared.items() for name in entries if name not in used]
+    return [f"{each}: no stage uses it, so it was not checked" for each in found]
 
 
 def _too_small(graph: Graph) -> list[str]:

@@ -8,7 +8,7 @@ from togi.core.terminal import say
 from togi.recipe.runs import forget as forget_run
 from togi.recipe.samples import forget, stored
 from togi.recipe.store import store_folder
-from togi.recipe.sweep import size, survey, sweep, take_away
+from togi.recipe.sweep import registering, runs_at_work, size, survey, sweep, take_away
 from togi.stages.spent import forget_answers, stored_answers
 
 
@@ -54,13 +54,14 @@ def command(yes: bool, samples: bool, answers: bool, run: str | None, as_json: b
         for name in forgotten:
             say(f"forgotten: run {name}")
         for entry in found.unused:
-            note = "in use now, kept" if entry.folder in busy else entry.why
+            kept = "in use now, kept" if entry.folder in busy else "not removed" if entry.folder in stuck else ""
+            note = kept or entry.why
             name = entry.folder.name
             say(f"{sizes[entry.folder] / 1e6:10.1f} MB  {name}" + (f"  ({note})" if note else ""))
         for note in found.notes:
             say(f"note: {note}")
-        total = sum(sizes[entry.folder] for entry in found.unused if entry.folder not in busy)
-        count = len(found.unused) - len(busy)
+        went = [entry.folder for entry in found.unused if entry.folder not in (*busy, *stuck)]
+        count, total = len(went), sum(sizes[folder] for folder in went)
         how = "" if yes else "; remove them with --yes" if found.unused else ""
         say(f"{count} folders, {total / 1e6:.1f} MB" + how)
     if stuck:
@@ -71,8 +72,8 @@ def command(yes: bool, samples: bool, answers: bool, run: str | None, as_json: b
 def _answers(yes: bool, as_json: bool) -> None:
     """Lists the stored answers by model, or removes them; the spending of runs stays recorded."""
     found = stored_answers(store_folder())
-    if yes:
-        forget_answers(store_folder())
+    if yes and found:
+        _forget_answers()
     if as_json:
         rows = [{"model": name, "answers": count, "bytes": total} for name, (count, total) in found.items()]
         print_json({"removed": yes, "answers": rows})
@@ -82,6 +83,16 @@ def _answers(yes: bool, as_json: bool) -> None:
     count, total = (sum(numbers) for numbers in zip(*found.values(), strict=True)) if found else (0, 0)
     how = "" if yes or not found else "; remove them with --yes: runs then request and pay for them again"
     say(f"{count:,} answers, {total / 1e6:.1f} MB" + how)
+
+
+def _forget_answers() -> None:
+    """Removes the stored answers. Raises InputError while a run is at work, which may be paying for some of them."""
+    with registering():
+        if names := runs_at_work():
+            raise InputError(
+                f"--answers: a run of {names[0]} is at work, and may be requesting answers; wait for it, or stop it"
+            )
+        forget_answers(store_folder())
 
 
 def _samples(yes: bool, as_json: bool) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from togi.cli.common import bad_rows_option, compute_option, json_option, print_json, run_place
-from togi.cli.measure import bad_rows, named_as, run_made, say_bad_rows
+from togi.cli.measure import named_as, run_made, say_bad_rows
 from togi.core.errors import RecipeError
+from togi.core.sources import HUB_ID
 from togi.core.tables import say_table
 from togi.core.terminal import say
 from togi.recipe.runs import KnownRun, find_run, id_of
@@ -74,7 +75,7 @@ def _models(work: Any, a: str, b: str, benchmarks: tuple[str, ...], as_json: boo
     graph = measure.graph_of(wanted)
     run = run_made(graph, as_json, more["compute"])
     base, other = (ref.name for ref in graph.nodes[measure.STAGE].settings.models)
-    return work.compare_models(_run_in(run.folder), base, other), bad_rows(run)
+    return work.compare_models(_run_in(run.folder), base, other), measure.bad_rows(graph, run.store)
 
 
 def _run(text: str) -> KnownRun:
@@ -82,9 +83,10 @@ def _run(text: str) -> KnownRun:
     path = Path(text)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return _run_in(run_place(path, (), None))
-    if path.is_dir():
-        raise RecipeError(f"command line: {text!r} is a folder; to compare models, name a BENCHMARK after A and B")
-    return find_run(text)
+    if path.is_dir() or ":" in text or HUB_ID.fullmatch(text):
+        what = "a folder" if path.is_dir() else "no run"
+        raise RecipeError(f"command line: {text!r} is {what}; to compare models, name a BENCHMARK after A and B")
+    return find_run(text, "command line")
 
 
 def _run_in(folder: Path) -> KnownRun:

@@ -52,7 +52,7 @@ def command(model: str, folder: Path, form: str | None, kept: str | None, reward
     If MODEL is RECIPE:STAGE of a stage that outputs records, its outputs become splits of a data set, with a data card.
     """
     if (records := named_records(model)) is not None:
-        _export_data(records, folder, form, more["as_json"])
+        _export_data(Path(model.rpartition(":")[0]).parent, records, folder, form, more["as_json"])
         return
     if form == "parquet":
         raise RecipeError(f"command line: --format parquet is for the records of a stage, and {model!r} is a model")
@@ -69,9 +69,9 @@ def command(model: str, folder: Path, form: str | None, kept: str | None, reward
         work.export(source, store_folder(), wanted, more["as_json"])
 
 
-def _export_data(records: tuple[Path, str, Any], folder: Path, form: str | None, as_json: bool) -> None:
+def _export_data(recipe: Path, records: tuple[Path, str, Any], folder: Path, form: str | None, as_json: bool) -> None:
     run, stage, files = records
     if form not in (None, "parquet"):
         raise RecipeError(f"command line: stage {stage} outputs records, which are written as parquet, not as {form}")
     work = importlib.import_module("togi.commands.export_data")
-    work.export_data(work.Records(run=run, stage=stage, files=files), folder, as_json)
+    work.export_data(work.Records(run=run, stage=stage, files=files, recipe=recipe), folder, as_json)

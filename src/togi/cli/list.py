@@ -11,6 +11,7 @@ from togi.core.errors import RecipeError
 from togi.core.settings import classes
 from togi.core.tables import say_table
 from togi.core.terminal import say
+from togi.recipe.hints import meant
 from togi.recipe.runs import KnownRun, known_runs
 from togi.recipe.sweep import tokens
 from togi.report.formatting import moment
@@ -33,7 +34,8 @@ def command(name: str | None, runs: bool, as_json: bool) -> None:
         _list_runs(as_json)
         return
     if name is not None and name not in STAGES:
-        raise RecipeError(f"there is no stage type {name!r}; there are: {', '.join(STAGES)}")
+        hint = meant(name, list(STAGES)) or f"; there are: {', '.join(STAGES)}"
+        raise RecipeError(f"there is no stage type {name!r}{hint}")
     value = stage_settings(name) if name else {"stages": {n: _about(n) for n in STAGES}, "templates": list(TEMPLATES)}
     if as_json:
         print_json(value)

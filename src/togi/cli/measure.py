@@ -12,7 +12,6 @@ from togi.cli.benchmarks import benchmark_json, say_benchmark
 from togi.cli.common import bad_rows_option, compute_option, json_option, print_json
 from togi.cli.models import declared
 from togi.core.errors import Interrupted
-from togi.core.files import read_cache
 from togi.core.terminal import say
 from togi.recipe.display import Human, Silent, Watched
 from togi.recipe.graph import Graph
@@ -74,7 +73,7 @@ def measure(model: str, benchmarks: tuple[str, ...], as_json: bool, **more: Any)
         on_bad_row=more["on_bad_row"],
     )
     run = run_made(work.graph_of(wanted), as_json, more["compute"])
-    found, bad = tables_of(run), bad_rows(run)
+    found, bad = tables_of(run), work.bad_rows(run.graph, run.store)
     if as_json:
         told = [benchmark_json(each) | {"run": run.id, "bad_rows": bad} for each in found]
         print_json(told[0] if len(told) == 1 else told)
@@ -88,15 +87,6 @@ def measure(model: str, benchmarks: tuple[str, ...], as_json: bool, **more: Any)
 def tables_of(run: Run) -> list[BenchmarkView]:
     """The benchmark tables of a run."""
     return [found for stage in collect(run.folder).stages for found in stage.benchmarks]
-
-
-def bad_rows(run: Run) -> dict[str, dict[str, int]]:
-    """The counts of rows that were left out when the data of a run were read, by name and reason."""
-    graph = run.graph
-    read = {name: node for name, node in graph.nodes.items() if name not in graph.recipe.stages}
-    files = {name: run.store / node.folder_name / "summary.json" for name, node in read.items()}
-    counts = {name: (read_cache(file) or {}).get("drops", {}) for name, file in files.items()}
-    return {name: found for name, found in counts.items() if found}
 
 
 def say_bad_rows(bad: Mapping[str, Mapping[str, int]]) -> None:

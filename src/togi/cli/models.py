@@ -19,6 +19,7 @@ from togi.recipe.endpoint_spec import replayed
 from togi.recipe.graph import MODEL_KINDS, Graph, kinds_of, made_by, model_source
 from togi.recipe.runs import find_run, settings_of, stage_of
 from togi.recipe.schema import ModelSpec
+from togi.recipe.state import STATE, read_state
 from togi.recipe.store import hold_whole, is_done, is_older, run_folder
 from togi.stages.base import MODEL_FOLDER, output_path
 
@@ -45,9 +46,15 @@ def of_run(target: Path | None, words: tuple[str, ...], given: str) -> ModelSour
 
 
 def of_target(target: Path | None, words: tuple[str, ...]) -> ModelSource:
-    """The model of a folder, or of a recipe by the name of a stage or of a declared model. Raises RecipeError."""
+    """The model of a folder, or of a recipe by the name of a stage or of a declared model; or what `named_model` takes.
+    Raises RecipeError."""
     if target is None:
         raise RecipeError("command line: give a recipe, a model folder, or --run ID")
+    recipe, _, name = str(target).rpartition(":")
+    if recipe and os.path.isfile(recipe):
+        return of_target(Path(recipe), (name, *words))
+    if not words and target.suffix not in (".yaml", ".yml") and not os.path.exists(target):
+        return named_model(str(target), "causal")[0]
     overrides = tuple(word for word in words if "=" in word)
     names = [word for word in words if "=" not in word]
     if os.path.isdir(target):  # Path.is_dir raises for names that the system refuses
@@ -85,7 +92,7 @@ def of_recipe(
             f"or talk to the stored model with `togi chat {shlex.quote(str((folder / MODEL_FOLDER).resolve()))}`"
         )
     if not is_done(folder):
-        again = run_command(target, overrides, model)
+        again = run_command(target, overrides or _last_overrides(graph), model)
         raise RecipeError(f"{target}: stage {model} is not finished; run it with `{again}`")
     log.info("checking the files of %s against their hashes", model)
     hold_whole(folder, run_command(target, overrides, redo=model), only=MODEL_FOLDER)
@@ -211,6 +218,12 @@ def entry_of(source: ModelSource) -> dict[str, Any]:
     given = {"template": template, "licence": source.licence, "terms": source.terms, "inherit": source.inherit}
     tokens = {"tokens": {"add": list(source.tokens)}} if source.tokens else {}
     return {source.kind: source.name, **more, **{key: value for key, value in given.items() if value}, **tokens}
+
+
+def _last_overrides(graph: Graph) -> tuple[str, ...]:
+    """The settings that the command of the recipe's last run changed."""
+    folder = run_folder(graph.recipe.name)
+    return tuple(read_state(folder).get("overrides", ())) if (folder / STATE).exists() else ()
 
 
 def _scores(source: ModelSource) -> bool:

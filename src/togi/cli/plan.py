@@ -19,9 +19,10 @@ from togi.report.formatting import duration
 
 @click.command()
 @recipe_arguments
+@click.option("--limit", metavar="N", type=click.IntRange(1), help="Plan the trial of `togi run --limit N`.")
 @compute_option("is the recipe's, or this machine's earlier choice, or float32")
 @json_option
-def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: bool) -> None:
+def command(recipe: Path, overrides: tuple[str, ...], limit: int | None, compute: str, as_json: bool) -> None:
     """Show the graph, what is done, and the tokens, memory and time of the rest.
 
     Tokens, operations and peak memory are computed from the settings, the data on disk and the sizes of the models;
@@ -30,7 +31,7 @@ def command(recipe: Path, overrides: tuple[str, ...], compute: str, as_json: boo
     servers the plan shows calls, tokens and money, including answers that are already stored. It lists what is not
     known yet.
     """
-    graph = load_graph(recipe, overrides)
+    graph = load_graph(recipe, overrides, limit)
     store = store_folder()
     rows = [_row(node, store / node.folder_name) for node in graph.nodes.values()]
     if any(row["state"] != "done" for row in rows):

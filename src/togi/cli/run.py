@@ -28,7 +28,7 @@ from togi.report.formatting import compared
     "--limit",
     metavar="N",
     type=click.IntRange(1),
-    help="A trial: read N rows of each data set and lower counts to match; results are stored separately.",
+    help="A trial: read N rows of each data set and lower counts, not steps; results are stored separately.",
 )
 @click.option("--threads", type=click.IntRange(0), default=0, help="Number of threads; 0: $OMP_NUM_THREADS, or all.")
 @click.option(

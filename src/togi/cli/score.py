@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from togi.cli.common import bad_rows_option, json_option, print_json
-from togi.cli.measure import bad_rows, named_as, run_made
+from togi.cli.measure import named_as, run_made
 from togi.core.codec import read_records
 from togi.core.files import read_object
 from togi.core.records import Sample
@@ -41,7 +41,7 @@ def command(model: str, file: Path, revision: str | None, key_env: str | None, o
     folder = run.store / graph.nodes[work.STAGE].folder_name
     samples = [each for each in read_records(folder / RECORDS_FILE)[1] if isinstance(each, Sample)]
     counts = Counter(read_object(folder / "summary.json").get("drops", {}))
-    dropped = sum(map(Counter, bad_rows(run).values()), counts)
+    dropped = sum(map(Counter, work.bad_rows(graph, run.store).values()), counts)
     rows = [(sample.prompt.text, sample.text, sample.scores[work.SCORE]) for sample in samples]
     if as_json:
         print_json(_json(rows, dropped, run.id))

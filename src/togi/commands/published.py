@@ -19,8 +19,9 @@ from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 
 RECIPE = "recipe.yaml"
-LIKE_A_NUMBER = re.compile(r"[-+.~0-9]")
-"""The beginning of texts that are written in quotes, because readers of YAML disagree on which of them are numbers."""
+UNLIKE_TEXT = re.compile(r"[-+.~0-9]|(?i:y|n|yes|no|on|off)$")
+"""The beginning of texts that are written in quotes, because readers of YAML disagree on which of them are numbers, and
+words that some read as true or false."""
 
 
 def publish_lock(locked: Locked, recipes: Path | None, out: Path) -> None:
@@ -91,4 +92,4 @@ def _yaml(values: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    return DoubleQuotedScalarString(text) if LIKE_A_NUMBER.match(text) else str(text)
+    return DoubleQuotedScalarString(text) if UNLIKE_TEXT.match(text) else str(text)

@@ -40,7 +40,7 @@ def recipe_schema() -> dict[str, Any]:
     top["required"] = []  # keys of the extended recipe need not be repeated
     typed = {"properties": {"stages": {"additionalProperties": {"required": ["type"]}}}}
     top |= {"if": {"required": ["extends"]}, "else": typed}
-    return {"$schema": DIALECT, "title": "togi recipe", **top, "$defs": definitions}
+    return {"$schema": DIALECT, **top, "title": "togi recipe", "$defs": definitions}
 
 
 def _settings(settings: Any, definitions: dict[str, Any], name: str) -> dict[str, Any]:

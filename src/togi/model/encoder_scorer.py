@@ -43,12 +43,16 @@ class EncoderScorer:
 
     def score(self, items: Sequence[Item]) -> list[float | GraderError]:
         """Scores in the order of `items` (messages, answer)."""
+        return self.score_and_count(items)[0]
+
+    def score_and_count(self, items: Sequence[Item]) -> tuple[list[float | GraderError], list[int]]:
+        """Scores as `score` gives them, and the tokens of each pair as `lengths` gives them."""
         pairs, lengths = _pairs(items), self.lengths(items)
         found: list[float | GraderError] = [self._too_long() for _ in items]
         for places in self._batches(lengths):
             for place, score in zip(places, self._read([pairs[i] for i in places]), strict=True):
                 found[place] = score
-        return found
+        return found, lengths
 
     def lengths(self, items: Sequence[Item]) -> list[int]:
         """The tokens of each pair, special ones included. A pair with a long text that alone exceeds the limit is not

@@ -18,22 +18,35 @@ from togi.core.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A network as llama.cpp knows it. `rotated`: rows of queries and keys are in pairs; `shifted`: norms are stored as
-    weight + 1. `check` returns the setting that llama.cpp would compute differently, or None."""
+    """A network as llama.cpp knows it. `rotated`: rows of queries and keys are in pairs, and divisors of rotary
+    frequencies are known; `shifted`: norms are stored as weight + 1. `act` is the activation, which is not in the file.
+    `check` returns another setting that llama.cpp would compute differently, or None."""
 
     arch: gguf.MODEL_ARCH
     rotated: bool = False
     shifted: bool = False
+    act: str = "silu"
     check: Callable[[Any], str | None] = lambda config: None
 
 
 def _plain_window(config: Any) -> str | None:
     """Refuses a sliding window, which llama.cpp does not support for these networks."""
     window = getattr(config, "sliding_window", None)
-    used = getattr(config, "use_sliding_window", True)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+    used = getattr(config, "use_sliding_window", True) and "sliding_attention" in kinds
     if used and window is not None and window < config.max_position_embeddings:
         return f"sliding_window: {window}"
     return None
+
+
+def _qwen_2(config: Any) -> str | None:
+    """Refuses a window, and heads of another size: llama.cpp divides the width by the number of heads."""
+    usual = config.hidden_size // config.num_attention_heads
+    return _plain_window(config) or (f"head_dim: {_head(config)}, not {usual}" if _head(config) != usual else None)
+
+
+LAYERS_OF_27B = 62
+"""The layers of Gemma 3 27B, by which llama.cpp recognises it: it scales its queries by another number."""
 
 
 def _gemma_3(config: Any) -> str | None:
@@ -41,11 +54,13 @@ def _gemma_3(config: Any) -> str | None:
     kinds = ["full_attention" if (layer + 1) % 6 == 0 else "sliding_attention" for layer in range(_layers(config))]
     if list(config.layer_types) != kinds:
         return "layer_types: every sixth layer must have full attention, the others a window"
-    local = _rope(config, "sliding_attention").get("rope_theta")
-    if local != 10_000.0:
-        return f"the rotary base of windowed layers: {local}, not 10,000"
+    local = _rope(config, "sliding_attention")
+    if local.get("rope_theta") != 10_000.0 or local.get("rope_type", "default") != "default":
+        return f"the rotary positions of windowed layers: {local}, not the default with the base 10,000"
     if config.query_pre_attn_scalar != config.head_dim:
         return f"query_pre_attn_scalar: {config.query_pre_attn_scalar}, not head_dim ({config.head_dim})"
+    if _layers(config) == LAYERS_OF_27B:
+        return f"{LAYERS_OF_27B} layers: it would be taken for Gemma 3 27B"
     capped = [name for name in ("attn_logit_softcapping", "final_logit_softcapping") if getattr(config, name, None)]
     return f"{capped[0]}: {getattr(config, capped[0])}" if capped else None
 
@@ -53,9 +68,9 @@ def _gemma_3(config: Any) -> str | None:
 FORMS = {
     "llama": Form(gguf.MODEL_ARCH.LLAMA, rotated=True),
     "mistral": Form(gguf.MODEL_ARCH.LLAMA, rotated=True, check=_plain_window),
-    "qwen2": Form(gguf.MODEL_ARCH.QWEN2, check=_plain_window),
+    "qwen2": Form(gguf.MODEL_ARCH.QWEN2, check=_qwen_2),
     "qwen3": Form(gguf.MODEL_ARCH.QWEN3, check=_plain_window),
-    "gemma3_text": Form(gguf.MODEL_ARCH.GEMMA3, shifted=True, check=_gemma_3),
+    "gemma3_text": Form(gguf.MODEL_ARCH.GEMMA3, shifted=True, act="gelu_pytorch_tanh", check=_gemma_3),
 }
 """Forms by the `model_type` of a configuration."""
 
@@ -66,17 +81,27 @@ def form_of(config: Any) -> Form:
     if form is None:
         known = ", ".join(FORMS)
         raise InputError(f"model_type {config.model_type!r} cannot be written as GGUF; these can: {known}")
-    if (wrong := form.check(config) or _wrong_rope(config)) is not None:
+    if (wrong := form.check(config) or _wrong_rope(config, form) or _wrong_layer(config, form)) is not None:
         raise InputError(
-            f"llama.cpp would compute this {config.model_type} differently ({wrong}), so it cannot be written as GGUF; "
-            "use --format merged"
+            f"llama.cpp, or transformers that reads the file back, would compute this {config.model_type} differently "
+            f"({wrong}), so it cannot be written as GGUF; use --format merged"
         )
     return form
 
 
-def _wrong_rope(config: Any) -> str | None:
+def _wrong_rope(config: Any, form: Form) -> str | None:
     kind = _rope(config).get("rope_type", "default")
-    return None if kind in ("default", "linear", "llama3") else f"rope_type: {kind}"
+    known = ("default", "linear", "llama3") if form.rotated else ("default", "linear")
+    return None if kind in known else f"rope_type: {kind}"
+
+
+def _wrong_layer(config: Any, form: Form) -> str | None:
+    """A setting of the layers that a GGUF does not contain: another activation, and biases, which llama.cpp reads for
+    some of these networks, but transformers for none."""
+    act = getattr(config, "hidden_activation", None) or config.hidden_act
+    if act != form.act:
+        return f"the activation: {act}, not {form.act}"
+    return next((f"{name}: true" for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)), None)
 
 
 def _layers(config: Any) -> int:

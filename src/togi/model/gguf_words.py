@@ -1,6 +1,7 @@
 """Writes a tokenizer as GGUF: pieces, token types, merges or scores, and the token that ends an answer."""
 
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ UNREACHED = -1e6
 @dataclass(frozen=True, slots=True)
 class Words:
     """The description of a tokenizer in a GGUF. `model` and `cuts` are llama.cpp's names; byte-level tokenizers have
-    `merges`, SentencePiece-style ones `scores`."""
+    `merges`, SentencePiece-style ones `scores`. `lost` are tokens without embeddings, which no GGUF can hold."""
 
     model: str
     cuts: str
@@ -27,6 +28,7 @@ class Words:
     scores: list[float]
     adds: tuple[bool, bool]
     space_first: bool
+    lost: list[str]
 
 
 def words_of(tokenizer: Any, rows: int, name: str) -> Words:
@@ -49,6 +51,7 @@ def words_of(tokenizer: Any, rows: int, name: str) -> Words:
             f"{name}: llama.cpp has no name for the way in which its tokenizer splits texts before merges, so it "
             "cannot be written as GGUF; use --format merged"
         )
+    lost = _cut(state, rows)
     pieces, kinds = _pieces(state, rows)
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     return Words(
@@ -60,6 +63,7 @@ def words_of(tokenizer: Any, rows: int, name: str) -> Words:
         scores=[] if bytewise else _scores(pieces, merges),
         adds=_adds(tokenizer),
         space_first=_space_first(state),
+        lost=lost,
     )
 
 
@@ -68,8 +72,27 @@ def state_of(tokenizer: Any) -> dict[str, Any]:
     return json.loads(tokenizer.backend_tokenizer.to_str())
 
 
+def _cut(state: dict[str, Any], rows: int) -> list[str]:
+    """Removes the tokens whose ids are `rows` or more from the state of a tokenizer (Gemma 3 1B has one for images);
+    returns them."""
+    added = {token["content"]: token["id"] for token in state["added_tokens"]}
+    lost = [text for text, place in {**state["model"]["vocab"], **added}.items() if place >= rows]
+    state["model"]["vocab"] = {text: place for text, place in state["model"]["vocab"].items() if place < rows}
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < rows]
+    return lost
+
+
+def _placeholder(place: int, known: Container[str]) -> str:
+    """The text of an embedding without a token: llama.cpp refuses files in which two tokens have one text."""
+    text = f"[PAD{place}]"
+    while text in known:
+        text = f"[{text}]"
+    return text
+
+
 def _pieces(state: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
-    pieces = [f"[PAD{i}]" for i in range(rows)]
+    known = {*state["model"]["vocab"], *(token["content"] for token in state["added_tokens"])}
+    pieces = [_placeholder(place, known) for place in range(rows)]
     kinds = [int(TokenType.UNUSED)] * rows
     unknown = state["model"].get("unk_token")
     for text, place in state["model"]["vocab"].items():
@@ -123,7 +146,7 @@ def write_words(writer: gguf.GGUFWriter, words: Words, tokenizer: Any, end: int 
     own = tokenizer.eos_token_id
     ids = {"bos": tokenizer.bos_token_id, "eos": own if end is None else end, "unk": tokenizer.unk_token_id}
     for name, value in {**ids, "pad": tokenizer.pad_token_id}.items():
-        if value is not None:
+        if value is not None and value < len(words.pieces):
             getattr(writer, f"add_{name}_token_id")(value)
     if end is not None and end != own:
         writer.add_eot_token_id(end)

@@ -1,6 +1,7 @@
 """Writes a model folder as one GGUF file for llama.cpp, one weight at a time."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ TYPES: dict[str, tuple[GGMLQuantizationType, LlamaFileType]] = {
 """The types of matrices; norms and biases are always float32."""
 BLOCK = 32
 """Weights that share a scale in Q8_0."""
+LARGEST = {GGMLQuantizationType.F16: 65_504.0, GGMLQuantizationType.Q8_0: 65_504.0 * 127}
+"""The largest sizes of numbers: Q8_0 multiplies whole numbers up to 127 by a scale in float16."""
 
 
 def write_gguf(folder: Path, model: LoadedModel, target: Path, kept: GgufType) -> list[str]:
@@ -45,8 +48,7 @@ def write_gguf(folder: Path, model: LoadedModel, target: Path, kept: GgufType) -
     template = model.template.bind(model.tokenizer)
     terminator = check_template(template, model.tokenizer).terminator
     names = _names(form, config, stored)
-    with atomic_file(target) as temporary:
-        writer = GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[form.arch])
+    with atomic_file(target) as temporary, closing(GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[form.arch])) as writer:
         writer.add_type("model")
         writer.add_name(target.stem)
         write_shape(writer, config, form, rows)
@@ -55,11 +57,17 @@ def write_gguf(folder: Path, model: LoadedModel, target: Path, kept: GgufType) -
         end = terminator[0] if len(terminator) == 1 else None
         write_words(writer, words, model.tokenizer, end, template.to_jinja())
         _write_weights(writer, stored, names, (config, form), kept)
-        writer.close()
-    return _notes(terminator, template.terminator)
+    return [*_lost_note(words.lost), *_end_note(terminator, template.terminator)]
 
 
-def _notes(terminator: Sequence[int], text: str) -> list[str]:
+def _lost_note(lost: Sequence[str]) -> list[str]:
+    if not lost:
+        return []
+    first = ", ".join(map(repr, lost[:3])) + (", ..." if len(lost) > 3 else "")
+    return [f"tokens without embeddings are left out of the file: {first}"]
+
+
+def _end_note(terminator: Sequence[int], text: str) -> list[str]:
     if len(terminator) == 1:
         return []
     return [
@@ -107,7 +115,9 @@ def _write_weights(
     for name, (path, shape) in stored.items():
         with safe_open(path, framework="pt") as file:
             weight = written(name, file.get_tensor(name), config, form)
-        writer.write_tensor_data(_bytes(weight, _kind(shape, kept)))
+        kind = _kind(shape, kept)
+        _hold_range(name, weight, kind)
+        writer.write_tensor_data(_bytes(weight, kind))
 
 
 def _kind(shape: tuple[int, ...], kept: GgufType) -> GGMLQuantizationType:
@@ -117,6 +127,16 @@ def _kind(shape: tuple[int, ...], kept: GgufType) -> GGMLQuantizationType:
     if kept == "q8_0" and shape[-1] % BLOCK:
         return GGMLQuantizationType.F16
     return TYPES[kept][0]
+
+
+def _hold_range(name: str, weight: Tensor, kind: GGMLQuantizationType) -> None:
+    """Raises InputError for a weight with a number that `kind` would store as infinity."""
+    largest = float(weight.abs().max()) if kind in LARGEST else 0.0
+    if largest > LARGEST.get(kind, largest):
+        raise InputError(
+            f"weight {name} has a number of size {largest:.3g}, too large for {kind.name.lower()}; use --type bf16, or "
+            "f32"
+        )
 
 
 def _bytes(weight: Tensor, kind: GGMLQuantizationType) -> np.ndarray:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, modeli
 
 from togi.core.errors import InputError
 from togi.core.files import write_json
+from togi.core.locks import LOCK, take
 from togi.core.sources import ModelSource, fingerprint
 from togi.model.folders import atomic_folder, converted_folder
 from togi.model.gguf_splits import drop_strangers, mend_splits, scaled_positions
@@ -116,6 +117,16 @@ def convert_gguf(gguf: Path, folder: Path, rope: dict[str, Any] | None = None) -
     drop_strangers(folder, gguf)
 
 
+@contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    """Locks a folder in the making, which tells `togi clean` on other machines that it is no leftover of a kill."""
+    held = take(folder)
+    assert held is not None  # this process has just made the folder
+    with held:
+        yield
+        (folder / LOCK).unlink()
+
+
 def package_folder(source: ModelSource, cache: Path) -> Path:
     """The folder with a package's safetensors: in the package, or in `cache`, converted once from its GGUF.
 
@@ -132,7 +143,7 @@ def package_folder(source: ModelSource, cache: Path) -> Path:
     pieces = pieces_of(source, files)
     log.info("%s: converting its weights to safetensors, once; this takes a minute or two", source.name)
     name = pieces[0].name.partition(".part")[0]
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary, _making(temporary):
         gguf = temporary / name
         found, expected = join_pieces(pieces, gguf), stated_sha256(files, name)
         if expected not in (None, found):

@@ -185,12 +185,13 @@ class ModelScorer:
 
     def score(self, items: Seq[Item]) -> list[float | GraderError]:
         """Scores in the order of `items` (messages, answer without terminator)."""
-        sequences = [self.sequence(messages, answer) for messages, answer in items]
-        return self._score_fitting(sequences, [messages for messages, _ in items])
+        return self.score_and_count(items)[0]
 
-    def lengths(self, items: Seq[Item]) -> list[int]:
-        """The tokens of each item."""
-        return [len(self.sequence(messages, answer).ids) for messages, answer in items]
+    def score_and_count(self, items: Seq[Item]) -> tuple[list[float | GraderError], list[int]]:
+        """Scores as `score` gives them, and the number of tokens of each item."""
+        sequences = [self.sequence(messages, answer) for messages, answer in items]
+        scores = self._score_fitting(sequences, [messages for messages, _ in items])
+        return scores, [len(sequence.ids) for sequence in sequences]
 
     def score_ids(self, texts: Seq[Seq[int]]) -> list[float | GraderError]:
         """Scores of texts given as token ids, in order."""

@@ -1,136 +1,60 @@
-"""Hints on what was probably meant: settings of TRL, LLaMA-Factory and similar tools, and values of another type."""
+"""Hints on what was probably meant: settings of other tools, keys of another place, and values of another type."""
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-FOREIGN = {
-    "per_device_train_batch_size": "batch_size",
-    "train_batch_size": "batch_size",
-    "micro_batch_size": "batch_size",
-    "gradient_accumulation_steps": "batch_size",
-    "per_device_eval_batch_size": "micro_batch_tokens",
-    "num_train_epochs": "epochs",
-    "num_epochs": "epochs",
-    "max_steps": "steps",
-    "max_train_steps": "steps",
-    "lr": "learning_rate",
-    "lr_scheduler_type": "schedule",
-    "lr_scheduler": "schedule",
-    "warmup_ratio": "warmup_steps",
-    "max_seq_length": "max_length",
-    "max_seq_len": "max_length",
-    "cutoff_len": "max_length",
-    "sequence_len": "max_length",
-    "gradient_checkpointing": "activation_checkpointing",
-    "optim": "optimizer",
-    "adam_beta1": "betas",
-    "adam_beta2": "betas",
-    "adam_epsilon": "eps",
-    "save_steps": "save_every",
-    "save_total_limit": "keep",
-    "eval_steps": "evaluate_every",
-    "val_size": "validation",
-    "eval_split": "validation",
-    "load_best_model_at_end": "choose",
-    "metric_for_best_model": "choose_by",
-    "report_to": "track",
-    "bf16": "compute",
-    "fp16": "compute",
-    "dtype": "weights",
-    "torch_dtype": "weights",
-    "nproc_per_node": "processes",
-    "num_processes": "processes",
-    "model": "init",
-    "model_name": "init",
-    "model_name_or_path": "init",
-    "dataset": "data",
-    "dataset_name": "data",
-    "train_dataset": "data",
-    "chat_template": "template",
-    "trust_remote_code": "package",
-    "finetuning_type": "lora",
-    "use_peft": "lora",
-    "peft_config": "lora",
-    "lora_rank": "lora.rank",
-    "lora_r": "lora.rank",
-    "r": "rank",
-    "lora_alpha": "lora.alpha",
-    "lora_target": "lora.targets",
-    "lora_target_modules": "lora.targets",
-    "target_modules": "targets",
-    "use_rslora": "rank_stabilised",
-    "load_in_4bit": "lora.base",
-    "quantization_bit": "lora.base",
-    "neftune_noise_alpha": "learning_rate",
-    "pref_beta": "beta",
-    "pref_loss": "loss",
-    "loss_type": "loss",
-    "rpo_alpha": "sft_weight",
-    "pref_ftx": "sft_weight",
-    "ref_model": "reference",
-    "num_generations": "group_size",
-    "max_completion_length": "sampling.max_tokens",
-    "max_new_tokens": "max_tokens",
-    "epsilon": "loss.eps",
-    "epsilon_high": "loss.eps_high",
-    "kl_coef": "loss.beta",
-    "num_iterations": "epochs_per_batch",
-    "reward_funcs": "reward.terms",
-    "reward_weights": "reward.terms",
-    "center_rewards_coefficient": "centring",
-}
-"""Names of settings in other tools -> ours, dotted if ours is nested or at the top of a recipe."""
+from togi.recipe.foreign import ABSENT, ELSEWHERE, FOREIGN, MORE, VALUES
 
-MORE = {
-    "gradient_accumulation_steps": "the examples of one step over all processes; micro_batch_tokens splits them to fit",
-    "per_device_train_batch_size": "the examples of one step over all processes; micro_batch_tokens splits them to fit",
-    "micro_batch_size": "the examples of one step; micro_batch_tokens splits them to fit",
-    "warmup_ratio": "a number of steps, not a fraction",
-    "num_train_epochs": "a whole number",
-    "lr_scheduler_type": "cosine, linear or constant",
-    "report_to": "at the top of the recipe",
-    "bf16": "at the top of the recipe: compute: bfloat16",
-    "fp16": "at the top of the recipe: compute: bfloat16",
-    "dataset": "declare it at the top under data:, and refer to it as $name",
-    "dataset_name": "declare it at the top under data:, and refer to it as $name",
-    "train_dataset": "declare it at the top under data:, and refer to it as $name",
-    "model": "declare it at the top under models:, and refer to it as $name",
-    "model_name": "declare it at the top under models:, and refer to it as $name",
-    "model_name_or_path": "declare it at the top under models:, and refer to it as $name",
-    "chat_template": "in the entry under models:",
-    "finetuning_type": "lora: {} trains adapters; without it all weights are trained",
-    "use_peft": "lora: {} trains adapters; without it all weights are trained",
-    "load_in_4bit": "lora: {base: nf4}",
-    "quantization_bit": "lora: {base: nf4}",
-}
-"""Notes on some of these settings."""
-
-ABSENT = {
-    "neftune_noise_alpha": "noise on embeddings is not supported; remove it",
-    "trust_remote_code": "togi never runs code of models; remove it",
-}
-"""Settings without a counterpart in togi, with advice."""
+NEAR = 0.75  # similarity of two spellings of one word; unrelated words of one ending, such as _steps, reach 0.67
+MANY = 12  # more allowed keys than that are not listed next to a suggestion
+FLAGS = {"packing": "togi always packs examples; apart, the default, keeps them from attending to each other"}
+"""Settings that are true or false in other tools."""
 
 
-def unknown_key(found: str, allowed: Sequence[str]) -> str:
-    """The text after "unknown key": the setting that was probably meant, and the allowed ones."""
-    return f"{meant(found, allowed)} (allowed: {', '.join(allowed)})"
+def unknown_key(found: str, allowed: Sequence[str], nested: Sequence[str] = (), place: str = "") -> str:
+    """The text after "unknown key": the setting that was probably meant, and the allowed ones. `nested` are settings
+    inside the allowed ones, dotted; `place` says where else `found` is a key."""
+    hint = meant(found, allowed, nested, place)
+    if hint and len(allowed) > MANY:
+        return hint
+    return f"{hint} (allowed: {', '.join(allowed)})"
 
 
-def meant(found: str, allowed: Sequence[str]) -> str:
-    """ "; did you mean ...?", or empty. Names of other tools are tried first, then similar spellings."""
-    if found in ABSENT:
+def meant(found: str, allowed: Sequence[str], nested: Sequence[str] = (), place: str = "") -> str:
+    """ "; did you mean ...?", or empty. A suggestion exists at this place, or its note names the other place. Names of
+    other tools are tried first, then keys of nested settings and of another place, then similar spellings."""
+    if found in ABSENT and found not in allowed:
         return f"; {ABSENT[found]}"
-    ours = FOREIGN.get(found)
-    if ours is not None and (ours.partition(".")[0] in allowed or found in MORE):
-        more = f" ({MORE[found]})" if found in MORE else ""
-        return f"; did you mean {ours!r}?{more}"
-    close = difflib.get_close_matches(found, allowed, n=1, cutoff=0.6)
-    ends = [name for name in allowed if found and name.lower().endswith(f".{found.lower()}")]
-    best = [*ends, *close]
+    more = MORE.get(found, "")
+    if ours := [name for name in FOREIGN.get(found, ()) if name in allowed or name in nested]:
+        return f"; did you mean {ours[0]!r}?" + (f" ({more})" if more else "")
+    if more.startswith(ELSEWHERE):
+        return f"; did you mean {FOREIGN[found][0]!r}? ({more})"
+    ends = [name for name in (*allowed, *nested) if found and name.lower().endswith(f".{found.lower()}")]
+    if not ends and place:
+        return f"; {place}"
+    best = [*ends, *difflib.get_close_matches(found, allowed, n=1, cutoff=NEAR), *_longer(found, allowed)]
     return f"; did you mean {best[0]!r}?" if best else ""
+
+
+def stage_setting(found: str, settings: Collection[str]) -> str:
+    """Where a key at the top of a recipe belongs, if it is one of the stages' `settings`, or another tool's name for
+    one; else empty."""
+    names = [name for name in (found, *FOREIGN.get(found, ())) if name.partition(".")[0] in settings]
+    return f"a setting of a stage: write stages: {{NAME: {{type: TYPE, {_flow(names[0])}}}}}" if names else ""
+
+
+def _flow(dotted: str) -> str:
+    """A dotted key as it is written in braces."""
+    outer, _, inner = dotted.partition(".")
+    return f"{outer}: {{{inner}: ...}}" if inner else f"{outer}: ..."
+
+
+def _longer(found: str, allowed: Sequence[str]) -> list[str]:
+    """The keys whose first word is `found`: warmup_steps for warmup."""
+    return [name for name in allowed if found and name.startswith(f"{found}_")]
 
 
 def shape(key: str, found: Any, wanted: str) -> str:
@@ -139,18 +63,47 @@ def shape(key: str, found: Any, wanted: str) -> str:
         return f"; did you mean `{key}: {{}}`, all of its defaults?"
     if found is False and "map" in wanted:
         return f"; did you mean `{key}: null`?"
+    if isinstance(found, bool) and key in FLAGS:
+        return f"; {FLAGS[key]}"
     if "text" in wanted and isinstance(found, int | float):
         return "; put it in quotes"
-    numeric = "number" in wanted or "integer" in wanted
-    if numeric and isinstance(found, str) and re.fullmatch(r"[-+]?[0-9]+,[0-9]+", found):
+    if "number" in wanted or "integer" in wanted:
+        return _number(key, found)
+    return _choice(found, re.findall(r"'([^']+)'", wanted)) if isinstance(found, str) else ""
+
+
+def _number(key: str, found: Any) -> str:
+    """A hint for a value in place of a number."""
+    if isinstance(found, str) and re.fullmatch(r"[-+]?[0-9]+,[0-9]+", found):
         return f"; a decimal number has a point: {found.replace(',', '.')}"
-    return ""
+    if isinstance(found, str) and re.fullmatch(r"[0-9]+(\.[0-9]+)?%", found):
+        return f"; write a share as a number: {float(found[:-1]) / 100:g}"
+    steps = key.endswith(("_steps", "_every", "steps"))
+    return "; it is a number of steps, not a share" if steps and isinstance(found, float) and 0 < found < 1 else ""
 
 
-def outside_name(found: str) -> str:
-    """A hint for a value that was given in place of a reference `$name`: a hub id or a path must be declared first."""
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", found):
-        return f"; did you mean to declare it, as models: {{base: {{hub: {found}}}}}, and to refer to it as $base?"
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", found):
+def _choice(found: str, words: Sequence[str]) -> str:
+    """A hint for a word that is none of the allowed ones."""
+    best = [VALUES.get(found, ""), *difflib.get_close_matches(found, words, n=1, cutoff=NEAR)]
+    near = [word for word in best if word in words]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def outside_name(found: str, kind: str = "model") -> str:
+    """A hint for a value that was given in place of a reference `$name` to a model, or to records of another `kind`: a
+    hub id or a path must be declared first."""
+    section, name = ("models", "base") if kind in ("model", "scorer", "embedder") else ("data", kind)
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", found) and not _is_file(found):
+        where = "hub"
+    elif re.fullmatch(r"[~.]*/?[\w./-]*[/.][\w./-]+", found):
+        where = "path"
+    elif re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", found):
         return f"; did you mean '${found}'?"
-    return ""
+    else:
+        return ""
+    entry = f"{section}: {{{name}: {{{where}: {found}}}}}"
+    return f"; did you mean to declare it, as {entry}, and to refer to it as ${name}?"
+
+
+def _is_file(found: str) -> bool:
+    return re.search(r"\.(jsonl?|ndjson|csv|tsv|parquet|txt|gz)$", found) is not None

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from togi.core.errors import DamagedFile, RecipeError
-from togi.core.files import read_object, write_text
+from togi.core.errors import DamagedFile, InputError, RecipeError
+from togi.core.files import crash_point, read_object, write_text
 from togi.core.seeds import digest
 from togi.recipe.state import STATE, read_state
 from togi.recipe.store import home
@@ -59,11 +59,33 @@ def keep_last(folder: Path, beginning: str) -> None:
                     write_text(home() / HISTORY / before / name, (folder / name).read_text(encoding="utf-8"))
 
 
+def folders_of_runs(place: str) -> list[Path]:
+    """The folders of runs in `place`, a folder of the home: "runs" has each recipe's last run, HISTORY earlier ones.
+
+    Raises InputError if they cannot be listed, or one of them is a link to a place that is missing.
+    """
+    where = home() / place
+    try:
+        found = [path for path in sorted(where.iterdir()) if path.is_dir() or path.is_symlink()]
+        gone = [path for path in found if not path.exists()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(
+            f"{where}: the folders of runs cannot be read ({error.strerror}); check who owns them"
+        ) from None
+    if gone:
+        raise InputError(
+            f"{gone[0]}: it is a link to {gone[0].readlink()}, which is missing; restore it, or remove the link"
+        )
+    return found
+
+
 def known_runs() -> list[KnownRun]:
-    """All known runs, newest first, without those whose state is damaged."""
+    """All known runs, newest first, without those whose state is damaged. Raises InputError as `folders_of_runs`."""
     found: dict[str, KnownRun] = {}
     for place, last in (("runs", True), (HISTORY, False)):
-        for folder in sorted((home() / place).glob("*/")):
+        for folder in folders_of_runs(place):
             with suppress(DamagedFile):
                 if (folder / STATE).exists():
                     state = read_state(folder)
@@ -72,15 +94,16 @@ def known_runs() -> list[KnownRun]:
     return sorted(found.values(), key=lambda run: -(run.state.get("started") or 0.0))
 
 
-def find_run(given: str) -> KnownRun:
-    """The run whose id is, or begins with, `given`. Raises RecipeError if there is none, or more than one."""
+def find_run(given: str, option: str = "--run") -> KnownRun:
+    """The run whose id is, or begins with, `given`, the value of `option`. Raises RecipeError if there is none, or more
+    than one."""
     runs = known_runs()
     found = [run for run in runs if run.id.startswith(given)] if len(given) >= SHORTEST else []
     if len(found) == 1:
         return found[0]
     what = "is the beginning of several ids" if found else "is not a known run"
     names = ", ".join(f"{run.id} ({run.state['name']})" for run in found or runs) or "none; `togi run` makes one"
-    raise RecipeError(f"--run: {given!r} {what}; known runs: {names}")
+    raise RecipeError(f"{option}: {given!r} {what}; known runs: {names}")
 
 
 def stage_of(run: KnownRun, name: str) -> Mapping[str, Any]:
@@ -103,12 +126,30 @@ def settings_of(stage: Mapping[str, Any]) -> StageSettings:
 
 def forget(given: str) -> list[str]:
     """Forgets an earlier run, or all of them with "all"; returns their ids. `togi clean` then removes their results
-    unless another run uses them. Raises RecipeError for a recipe's last run, or an unknown one."""
-    runs = [run for run in known_runs() if not run.last] if given == "all" else [find_run(given)]
+    unless another run uses them. Raises RecipeError for a recipe's last run, or an unknown one, InputError if the
+    system does not allow it."""
+    runs = [run for run in known_runs() if not run.last] if given == "all" else [find_run(given, "--forget")]
     for run in runs:
         if run.last:
             raise RecipeError(
                 f"--forget: {run.id} is the last run of {run.state['name']}; remove {run.folder} yourself"
             )
-        shutil.rmtree(run.folder)
+        try:
+            _remove(run.folder)
+        except OSError as error:
+            raise InputError(
+                f"--forget: {run.folder}: cannot be removed ({error.strerror}); check who owns it"
+            ) from None
     return [run.id for run in runs]
+
+
+def _remove(folder: Path) -> None:
+    """Removes the folder of an earlier run, or a link to it. The state goes last, so that a kill leaves a run that can
+    still be forgotten."""
+    for name in KEPT:
+        crash_point("forgetting", folder)
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)

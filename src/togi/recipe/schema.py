@@ -18,7 +18,7 @@ from togi.recipe.card_texts import CardTexts
 from togi.recipe.document import KeyPath, dotted
 from togi.recipe.endpoint_spec import URL_KEYS, EndpointKeys, read_here, replayed
 from togi.recipe.hardware import Device, Hardware
-from togi.recipe.hints import outside_name, shape, unknown_key
+from togi.recipe.hints import outside_name, shape, stage_setting, unknown_key
 from togi.recipe.licensed import Licensed
 from togi.recipe.places_in import fields_at, present
 from togi.recipe.source import Tree
@@ -33,6 +33,7 @@ NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$"
 MODEL_KINDS = {"causal": "model", "reward": "scorer", "embedder": "embedder"}
 """The kind of reference target for each `kind` of a `models:` entry."""
 SHOWN = 100  # characters of an invalid value
+REFERENCE = "expected a reference"  # how the message of a wrong reference begins
 RESERVED = (LOCK,)  # files in a run's folder, next to its stages; other files there have a dot in their names
 
 
@@ -330,13 +331,37 @@ def _wrong(cls: type[BaseModel], values: Any, place: KeyPath, errors: list[Any])
     if "extra_forbidden" in kinds:
         comma = found is None and place and str(place[-1])[:1].isdigit()
         hint = "; in {...} a comma ends a value: a decimal number has a point" if comma else ""
-        return f"unknown key{hint}{unknown_key(str(place[-1]), fields_at(cls, place[:-1]))}"
-    text = ", or ".join(dict.fromkeys(_wanted(error) for error in errors))
-    if "value_error" in kinds and isinstance(found, str) and "expected a reference" in text:
-        return f"{text}{outside_name(found)}"
-    if "value_error" in kinds or (isinstance(found, dict | list) and not kinds[0].endswith("_type")):
+        return f"unknown key{hint}{_unknown(cls, place)}"
+    wants = dict.fromkeys(_wanted(error) for error in errors)
+    text = ", or ".join(sorted(wants, key=lambda want: want.startswith(REFERENCE)))  # the reference repeats the value
+    text = text.replace(f"or {REFERENCE}", "or a reference")
+    if "value_error" in kinds and isinstance(found, str) and (said := re.search(r"a reference like .* to (\w+)", text)):
+        return f"{text}{outside_name(found, said[1])}"
+    if "value_error" in kinds or (isinstance(found, dict | list) and not kinds[0].endswith(("_type", "literal_error"))):
         return text
     return f"{text}, found {_shown(found)}{shape(str(place[-1]) if place else '', found, text)}"
+
+
+def _unknown(cls: type[BaseModel], place: KeyPath) -> str:
+    """What was probably meant by the unknown key at `place`, and the keys that are allowed there."""
+    key, above = str(place[-1]), place[:-1]
+    allowed = fields_at(cls, above)
+    nested = [f"{name}.{inner}" for name in allowed for inner in fields_at(cls, (*above, name))]
+    return unknown_key(key, allowed, nested, "" if above else _other_place(cls, key))
+
+
+def _other_place(cls: type[BaseModel], key: str) -> str:
+    """Where else a recipe has the key: in a stage, at its top, or in an entry under models: or data:."""
+    if cls is RecipeHead:
+        words = {word for stage in STAGES.values() for word in stage.settings.model_fields}
+        if said := stage_setting(key, words):
+            return said
+    elif not issubclass(cls, StageSettings):
+        return ""
+    elif key in RecipeHead.model_fields:
+        return f"{key} belongs at the top of the recipe"
+    found = [name for name, spec in (("models", ModelSpec), ("data", DataSpec)) if key in spec.model_fields]
+    return f"{key} belongs in an entry under {' or '.join(f'{name}:' for name in found)}" if found else ""
 
 
 WANTED = {

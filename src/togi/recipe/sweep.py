@@ -14,15 +14,14 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from togi.core.errors import DamagedFile, StageError
+from togi.core.errors import DamagedFile, InputError, StageError
 from togi.core.files import read_object, read_sealed, write_sealed
 from togi.core.locks import is_held
-from togi.recipe.runs import HISTORY
+from togi.recipe.runs import HISTORY, folders_of_runs
 from togi.recipe.state import STATE, is_running
 from togi.recipe.store import (
     DAMAGED,
     TRASH,
-    home,
     is_done,
     is_older,
     locked,
@@ -77,9 +76,10 @@ class Survey:
 
 
 def survey() -> Survey:
-    """Examines the whole store. Tolerates folders that vanish meanwhile or cannot be read."""
+    """Examines the whole store. Tolerates stages that vanish meanwhile or cannot be read. Raises InputError if a run
+    cannot be read: the results that it uses would count as unused."""
     found = Survey()
-    used, at_work = _used(found.notes), any(map(is_running, _runs()))
+    used, at_work = _used(found.notes), bool(runs_at_work())
     for path in (*_folders(), *_folders(DAMAGED), *_folders(TRASH)):
         try:
             why = _why(path, used, at_work)
@@ -118,7 +118,7 @@ def _why(path: Path, used: dict[str, bool], at_work: bool) -> str | None:
     name = path.name
     if path.parent.name in GONE:
         return GONE[path.parent.name]
-    if _is_left(name):
+    if _is_left(path):
         return "left by a kill"
     if (path / CONVERTED).exists():
         return _outdated(path)
@@ -133,9 +133,12 @@ def _why(path: Path, used: dict[str, bool], at_work: bool) -> str | None:
     return None if name in used else ""
 
 
-def _is_left(name: str) -> bool:
-    found = LEFT.fullmatch(name)
-    return found is not None and not (found["pid"] and Path("/proc", found["pid"]).exists())
+def _is_left(path: Path) -> bool:
+    """Whether a folder is what a killed conversion left. The process may be on another machine or in another
+    container, where only its lock shows that it works."""
+    found = LEFT.fullmatch(path.name)
+    alive = found is not None and found["pid"] and Path("/proc", found["pid"]).exists()
+    return found is not None and not alive and not is_held(path)
 
 
 def _outdated(path: Path) -> str | None:
@@ -155,15 +158,37 @@ def _used(notes: list[str]) -> dict[str, bool]:
     """The folders that recipes refer to, by name, and whether a run of theirs is at work."""
     found: dict[str, bool] = {}
     for run in _runs():
-        at_work = is_running(run)
-        for name in _uses(run, notes):
+        with _readable(run):
+            at_work, uses = is_running(run), _uses(run, notes)
+        for name in uses:
             found[name] = found.get(name, False) or at_work
     return found
 
 
 def _runs() -> list[Path]:
-    """The folders of all runs: each recipe's last one, and earlier ones."""
-    return [run for where in ("runs", HISTORY) for run in sorted((home() / where).glob("*/"))]
+    """The folders of all runs: each recipe's last one, and earlier ones. Raises InputError if they cannot be listed."""
+    return [run for where in ("runs", HISTORY) for run in folders_of_runs(where)]
+
+
+@contextmanager
+def _readable(run: Path) -> Iterator[None]:
+    """Raises InputError if the block may not read a run's folder."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{run}: it cannot be read ({error.strerror}), so it is unknown which results this run uses, and nothing "
+            "is removed; check who owns it"
+        ) from None
+
+
+def runs_at_work() -> list[str]:
+    """The names of the recipes whose runs are at work. Raises InputError if a run cannot be read."""
+    found = []
+    for run in _runs():
+        with _readable(run):
+            found += [run.name] if is_running(run) else []
+    return found
 
 
 def used_folders() -> dict[str, bool]:
@@ -189,28 +214,32 @@ def _uses(run: Path, notes: list[str]) -> list[str]:
 
 def take_away(unused: list[Unused]) -> tuple[list[Path], list[Path]]:
     """Renames removable folders, unless they are used or locked by now, then removes them. Returns those that were in
-    use, and those that could not be removed completely."""
-    gone, busy = [], []
+    use, and those that could not be removed, or not completely."""
+    gone, busy, stuck = [], [], []
     with registering():
         now = {entry.folder for entry in survey().unused}
         for entry in unused:
-            if entry.folder.parent.name in GONE or _is_left(entry.folder.name):
+            if entry.folder.parent.name in GONE or _is_left(entry.folder):
                 gone.append(entry.folder)
-            elif entry.folder not in now or not _rename(entry.folder, gone):
+            elif entry.folder not in now:
                 busy.append(entry.folder)
+            else:
+                _rename(entry.folder, gone, busy, stuck)
     for folder in gone:
         remove(folder)
-    return busy, [folder for folder in gone if folder.exists()]
+    return busy, [*stuck, *(folder for folder in gone if folder.exists())]
 
 
-def _rename(folder: Path, gone: list[Path]) -> bool:
-    """Renames a folder and appends its new path to `gone`, unless a process works in it."""
+def _rename(folder: Path, gone: list[Path], busy: list[Path], stuck: list[Path]) -> None:
+    """Renames a folder and appends its new path to `gone`; or itself to `busy` if a process works in it, to `stuck` if
+    the system does not allow it."""
     try:
         with locked(folder):
             gone.append(rename_away(folder, TRASH))
-    except (StageError, OSError):
-        return False
-    return True
+    except StageError:
+        busy.append(folder)
+    except OSError:
+        stuck.append(folder)
 
 
 def sweep() -> None:
@@ -219,7 +248,7 @@ def sweep() -> None:
     for path in _folders(TRASH):
         shutil.rmtree(path, ignore_errors=True)
     for path in _folders():
-        if _is_left(path.name):
+        if _is_left(path):
             shutil.rmtree(path, ignore_errors=True)
         elif MAKING.fullmatch(path.name):
             _sweep_making(path)

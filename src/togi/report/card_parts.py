@@ -23,15 +23,23 @@ HUB_LICENCES = (
 """Licences that the hub knows by name; it rejects front matter with others."""
 
 
+HEADER = "%YAML 1.1\n---\n"
+
+
 def front_matter(values: Mapping[str, Any]) -> str:
-    """The YAML front matter of a card, with its delimiter lines; keys without a value are left out."""
+    """The YAML front matter of a card, with its delimiter lines; keys without a value are left out.
+
+    Readers follow YAML 1.1 (PyYAML: the hub's library) or 1.2. What 1.1 writes is the same in both: there `no` is in
+    quotes, because it means false, and 1.0e-05 has a point, because 1e-05 is text.
+    """
     written = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
+    yaml.version = (1, 1)
     yaml.default_flow_style = False
     yaml.allow_unicode = True
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump({key: value for key, value in values.items() if value not in (None, [], {}, "")}, written)
-    return f"---\n{written.getvalue()}---\n"
+    return f"---\n{written.getvalue().removeprefix(HEADER)}---\n"
 
 
 def licence_keys(licences: Sequence[str]) -> dict[str, str]:

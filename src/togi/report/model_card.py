@@ -23,7 +23,9 @@ ENVIRONMENT = ("device", "cpu", "processes", "compute_dtype", "togi", "torch", "
 class ModelFacts:
     """Facts about the model itself. `form` is merged, adapter or gguf; `shape` holds rows of its architecture and
     tokenizer; `trainings` are the types of the stages that trained it from `base`, in order; `texts` are the texts of
-    the recipe's `card:`, by key; `plots` are titles with paths in the folder; `file` is the name of a GGUF file."""
+    the recipe's `card:`, by key; `plots` are titles with paths in the folder; `file` is the name of a GGUF file.
+    `special_end`: the terminator is one special token, so that decoding can leave it out; `options` are arguments that
+    `generate` needs beside the stop string to write what togi writes."""
 
     title: str
     form: str
@@ -37,6 +39,8 @@ class ModelFacts:
     texts: Mapping[str, str] = field(default_factory=dict)
     plots: Sequence[tuple[str, str]] = ()
     file: str = ""
+    special_end: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +161,9 @@ def _code(facts: ModelFacts, words: Mapping[str, str]) -> Iterator[str]:
 def _answering(facts: ModelFacts, words: Mapping[str, str], several: bool) -> str:
     name = "AutoPeftModelForCausalLM" if facts.form == "adapter" else "AutoModelForCausalLM"
     stop = f", stop_strings=[{facts.terminator!r}], tokenizer=tokenizer" if several else ""
-    cut = f".split({facts.terminator!r})[0]" if several else ""
+    stop += "".join(f", {name}={value!r}" for name, value in facts.options.items())
+    cut = f".split({facts.terminator!r})[0]" if several else f".removesuffix({facts.terminator!r})"
+    cut = "" if facts.special_end else cut
     system = [f'    {{"role": "system", "content": {facts.system!r}}},'] if facts.system else []
     return "\n".join(
         [
@@ -174,7 +180,8 @@ def _answering(facts: ModelFacts, words: Mapping[str, str], several: bool) -> st
             "text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)",
             'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)',
             f"ids = model.generate(**inputs, max_new_tokens=256, do_sample=False{stop})",
-            f'answer = tokenizer.decode(ids[0, inputs["input_ids"].shape[1]:], skip_special_tokens={not several}){cut}',
+            'written = ids[0, inputs["input_ids"].shape[1]:]',
+            f"answer = tokenizer.decode(written, skip_special_tokens={facts.special_end}){cut}",
             "print(answer)",
         ]
     )

@@ -24,11 +24,11 @@ Item = tuple[tuple[Message, ...], str]
 
 class IdScorer(Scorer, Protocol):
     """A `Scorer` that also scores token ids, or raises InputError if it cannot. `text` returns the text of a
-    conversation, `lengths` the number of tokens that it reads of each."""
+    conversation, `score_and_count` scores with the number of tokens that it reads of each."""
 
     def score_ids(self, texts: Sequence[Sequence[int]]) -> Sequence[float | GraderError]: ...
     def text(self, messages: tuple[Message, ...], answer: str) -> str: ...
-    def lengths(self, items: Sequence[Item]) -> list[int]: ...
+    def score_and_count(self, items: Sequence[Item]) -> tuple[list[float | GraderError], list[int]]: ...
 
 
 def reward_app(served: Served, scorer: IdScorer, tokenizer: Tokenizer) -> FastAPI:
@@ -102,11 +102,16 @@ class _Routes:
 
     def _scored_talks(self, items: Sequence[Item]) -> tuple[Sequence[float | GraderError], int]:
         """The scores of conversations, and the number of tokens read. As in `_scored_ids`, not all are read."""
-        texts = ["" if self.most is None else self.scorer.text(*item) for item in items]
+        texts = [self.scorer.text(*item) if self._may_not_fit(item) else "" for item in items]
         kept = [item for item, text in zip(items, texts, strict=True) if not self._cannot_fit(text)]
-        scores = iter(self.scorer.score(kept) if kept else ())
-        found = [self._too_long(text) if self._cannot_fit(text) else next(scores) for text in texts]
-        return found, sum(self.scorer.lengths(kept))
+        found, counts = self.scorer.score_and_count(kept) if kept else ([], [])
+        scores = iter(found)
+        return [self._too_long(text) if self._cannot_fit(text) else next(scores) for text in texts], sum(counts)
+
+    def _may_not_fit(self, item: Item) -> bool:
+        """Whether the text of a conversation must be seen before it is scored; else it is rendered only once."""
+        messages, answer = item
+        return self.most is not None and len(answer) + sum(len(each.content) for each in messages) > self.most
 
     def _scored_ids(self, texts: Sequence[Any]) -> tuple[list[list[int]], Sequence[float | GraderError]]:
         """The ids of texts, and their scores. A text whose length alone shows that it is too long is not read."""
