@@ -1,5 +1,6 @@
 """Output of `togi show` for a stage, whatever its records contain."""
 
+import io
 import json
 import re
 import shutil
@@ -11,7 +12,7 @@ from tiny_run import togi
 from togi.cli.show import print_stage, stage_json
 from togi.core.codec import write_records
 from togi.core.errors import InputError
-from togi.core.files import write_json
+from togi.core.files import append_line, write_json
 from togi.core.records import Chat, Completion, Document, Figure, Message, Pair, Prompt, Sample, Verdict
 from togi.stages.base import RECORDS_FILE
 
@@ -58,6 +59,23 @@ def test_a_table_that_compares_nothing_has_values_with_intervals(tmp_path, capsy
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["metric", "value", "interval", "n"]
     assert re.search(r"agreement +0\.250 +0\.125 to 0\.500 +1,200", lines[3])
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("width", "steps"), [(40, 1), (60, 3), (80, 5)])
+def test_a_narrow_terminal_shows_the_last_steps_that_fit_and_says_so(tmp_path, monkeypatch, width, steps):
+    for step in range(1, 8):
+        append_line(tmp_path / "metrics.jsonl", {"step": step, "reward/all/mean-of-batch": 6.6667e-5})
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout", shown := Terminal())
+    print_stage(tmp_path, RECORDS_FILE, 5)
+    text = shown.getvalue()
+    assert text.count("6.667e-05") == text.count("step ") == steps and "step 7" in text
+    assert (f"{steps} of the last 5 steps fit into the terminal; --json shows all" in text) is (steps < 5)
 
 
 def test_a_verdict_says_what_was_read(tmp_path, capsys):

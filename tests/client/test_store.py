@@ -1,5 +1,6 @@
 """The response store and its accounts: many processes, damage, newer files; Retry-After."""
 
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from togi.client.accounts import Account, reserve, settle
 from togi.client.endpoint import Budget, Price, Tokens
 from togi.client.pacing import Pace, retry_after
 from togi.client.store import AnswerStore, keep_answer
-from togi.core.errors import DamagedFile, InputError
+from togi.core.errors import DamagedFile, InputError, TogiError
 
 KEY = b"k" * 32
 WRITER = """
@@ -84,6 +85,23 @@ def test_answers_are_forgotten_by_model_and_what_was_spent_stays(tmp_path: Path)
         assert store.forget("a@1") == 1 and store.count() == 2
         assert store.forget() == 2 and store.count() == 0
         assert store.spending(account).tokens == Tokens(3, 4)
+
+
+def test_a_file_that_cannot_be_shrunk_is_one_line(tmp_path: Path) -> None:
+    """VACUUM writes the file anew; here files may not grow so far, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with AnswerStore(tmp_path / "answers.sqlite") as store:
+        for index, (model, size) in enumerate((("a@1", 1), ("b@", 400_000))):
+            body = b"x" * size
+            store.write(lambda db, index=index, model=model, body=body: keep_answer(db, (KEY, index), model, body))
+    with AnswerStore(tmp_path / "answers.sqlite") as store:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+        try:
+            with pytest.raises(TogiError, match=r"answers\.sqlite: "):
+                store.forget("a@1")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert list(store.models()) == ["b@"]
 
 
 def test_a_budget_in_money_and_another_run_has_its_own(tmp_path: Path) -> None:

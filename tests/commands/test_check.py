@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tiny_run import RECIPE, tiny_model, write_recipe
+from tiny_run import RECIPE, tiny_model, togi, write_recipe
 
 from togi.cli import main
 from togi.commands.check_rows import AROUND, some
@@ -164,6 +164,15 @@ def test_a_row_that_the_template_leaves_a_part_out_of_is_told_with_its_reason(re
     assert "ALARM not_rendered: 1 of 3 records are dropped; the first is" in printed and "tool_calls" in printed
 
 
+def test_a_template_that_leaves_a_part_of_every_row_out_says_so_once(recipe):
+    called = {"role": "assistant", "content": "Let me look.", "tool_calls": [{"function": {"name": "f"}}]}
+    row = json.dumps({"messages": [{"role": "user", "content": "Weather?"}, called]}) + "\n"
+    (recipe.parent / "chats.jsonl").write_text(row * 3)
+    ended = check(recipe)
+    assert ended.exit_code == 3
+    assert "stage sft: every record was dropped: not_rendered 3; the first is" in ended.stderr
+
+
 def test_prompts_that_leave_no_room_for_an_answer_are_an_error(recipe):
     ended = check(recipe, "stages.scores.max_tokens=250")
     assert ended.exit_code == 3
@@ -178,6 +187,38 @@ def test_rows_that_a_stage_will_choose_from_stand_in_for_its_choice(tmp_path, mo
     assert stages["policy"]["rows"] == 8
     assert stages["reward"]["waits"] == "pairs"
     assert "reward (for pairs)" in check(recipe).output
+
+
+CHOSEN = """\
+name: chosen
+data:
+  questions: {path: questions.jsonl}
+stages:
+  some: {type: select, input: $questions, count: 3}
+  rest: {type: select, input: $questions, skip: 4}
+  more: {type: select, input: $some, count: 4}
+  parts: {type: split, input: $questions, parts: {train: 4, test: 2}}
+  good: {type: split, input: $questions, parts: {train: 3, test: 1}}
+  last: {type: select, input: $good.train, skip: 1, count: 2}
+"""
+
+
+def test_a_choice_of_more_records_than_there_are_is_refused_as_by_a_run(recipe):
+    recipe.write_text(CHOSEN)
+    checked, more = sorted(found(recipe)["problems"]), "make more records upstream"
+    assert checked == [
+        f"stage more: records 0 to 4 are asked for, but $some has only 3; lower skip or count, or {more}",
+        f"stage parts: the parts need 6 records, but $questions has only 4; lower the counts, or {more}",
+        f"stage rest: records 4 to 4 are asked for, but $questions has only 4; lower skip or count, or {more}",
+    ]
+    ran = togi(recipe.parent / "home", "run", str(recipe), "--until", "parts")
+    assert ran.returncode == 3 and checked[1] in " ".join(ran.stderr.split())
+
+
+def test_a_trial_is_checked_and_planned_with_its_own_counts(recipe):
+    (recipe.parent / "questions.jsonl").write_text('{"question": "Why?"}\n{"question": "How?"}\n')
+    recipe.write_text(CHOSEN.partition("  rest:")[0].replace("$questions, count: 3", "$questions, count: 9"))
+    assert check(recipe).exit_code == 3 and check(recipe, "--limit", "2").exit_code == 0
 
 
 def test_a_large_data_set_is_sampled_with_its_longest_row():

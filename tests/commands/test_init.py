@@ -1,6 +1,7 @@
 """`togi init`: a recipe for each goal that passes `togi check`; bad input is reported, and nothing is overwritten."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,6 +125,30 @@ def test_prompts_for_tests_leave_most_of_them_to_train_on(here, model, count, te
 def test_one_prompt_is_too_few_to_train_and_to_test(here, model):
     ended = togi("init", "--model", model, "--data", write_rows(here, "grpo", 1), "--goal", "grpo")
     assert ended.exit_code == 3 and "grpo needs 2 prompts at least" in ended.output
+
+
+CALLING = [USER, {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]
+THINKING = [USER, {"role": "assistant", "content": "Because.", "reasoning_content": "Light scatters."}]
+
+
+@pytest.mark.parametrize(("turns", "key"), [(CALLING, "tool_calls"), (THINKING, "reasoning_content")])
+@pytest.mark.parametrize("own", ["", "{{ messages }}", "writes tool_calls and reasoning_content"])
+def test_data_that_the_template_does_not_write_is_told_with_what_to_do(here, model, turns, key, own):
+    folder = here / "m"
+    shutil.copytree(model, folder)
+    if own:
+        (folder / "chat_template.jinja").write_text(own)
+    plain = write_rows(here, "sft").read_text()
+    (here / "rows.jsonl").write_text((json.dumps({"messages": turns, "topic": ""}) + "\n") * 2 + plain)
+    ended = togi("init", "--model", "m", "--data", "rows.jsonl", "--goal", "sft", "--output", "r/mine.yaml")
+    assert ended.exit_code == 0, ended.output
+    assert (f"note: the data has {key}, and" in ended.output) is (key not in own)
+    assert ("template: {file: chat_template.jinja}" in ended.output) is (key not in own)
+    assert ("template chatml does not write" in ended.output) is (own == "")
+    if not own:
+        checked = togi("check", "r/mine.yaml")
+        assert f"no place for {key}" in checked.output
+        assert "template: {file: chat_template.jinja}" in checked.output
 
 
 def one_row(folder: Path, row: dict[str, object]) -> Path:

@@ -103,7 +103,20 @@ def test_check_tells_a_silent_hub_before_anything_heavy_is_imported(what, tmp_pa
     with socket.create_server(("127.0.0.1", 0)) as server:
         at(monkeypatch, f"http://127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(InputError, match="the hub does not answer"):
-            command.callback(tmp_path / "r.yaml", (), False, False)
+            command.callback(tmp_path / "r.yaml", (), None, False, False)
+
+
+def test_check_lists_all_that_no_hub_has_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOGI_HOME", str(tmp_path / "home"))
+    (tmp_path / "r.yaml").write_text(
+        "name: away\nmodels: {base: {hub: o/n}}\ndata: {d: {hub: o/rows}}\n"
+        "stages: {tuned: {type: train.sft, init: $base, chats: $d, steps: 1}}\n"
+    )
+    at(monkeypatch, CLOSED)
+    with pytest.raises(InputError) as raised:
+        command.callback(tmp_path / "r.yaml", (), None, False, False)
+    rows, model = sorted(str(raised.value).splitlines())
+    assert "'o/rows'" in rows and "'o/n'" in model
 
 
 def light(load: Any) -> Any:

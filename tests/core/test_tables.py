@@ -1,6 +1,7 @@
 """Tables and values for people: aligned, without Python syntax or terminal control codes; warnings go to a file."""
 
 import logging
+import re
 import warnings
 
 import pytest
@@ -24,6 +25,41 @@ def test_a_terminal_wraps_and_colours(monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     text = rendered(table(("state", "words"), [("done", "word " * 20)]), colour=True)
     assert all(cell_len(line) < 60 for line in text.splitlines()) and len(text.splitlines()) > 4 and "\x1b[32m" in text
+
+
+RUNS = [
+    ("df6d0735d520", "2026-11-30 06:39 UTC", "0.0002667", "+0.917 (+0.774 to +0.986)", "better", "many words " * 9),
+    ("a1330247d2f2", "2026-11-29 16:25 UTC", "6.667e-05", "", "worse", "研ぎ" * 30),
+]
+TITLES = ("run", "started", "learning rate", "difference", "", "what it is")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
+def test_no_number_date_or_id_is_broken_and_no_column_hidden_in_a_narrow_terminal(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = re.sub("\x1b\\[[0-9;]*m", "", rendered(table(TITLES, RUNS, right=(2, 3)), colour=True))
+    assert all(cell_len(line) <= width for line in text.splitlines())
+    for whole in ("df6d0735d520", "2026-11-30 06:39 UTC", "0.0002667", "6.667e-05", "better", "worse"):
+        assert whole in text
+    assert "+0.917 (+0.774 to +0.986)" in text and "+0.774 to +0.986" in text and text.count("研") == 30
+    assert text.count("many") == text.count("words") == 9
+
+
+def test_rows_that_do_not_fit_are_blocks_without_their_empty_cells(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = re.sub("\x1b\\[[0-9;]*m", "", rendered(table(TITLES, RUNS), colour=True)).splitlines()
+    assert lines[:3] == ["run: df6d0735d520", "  started: 2026-11-30 06:39 UTC", "  learning rate: 0.0002667"]
+    second = lines[lines.index("run: a1330247d2f2") :]
+    assert second[3] == "  worse" and not any("difference" in line for line in second)
+
+
+def test_prose_and_titles_are_wrapped_first(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "36")
+    rows = [("df6d0735d520", "1", "many words " * 9)]
+    head, more, line, first, *rest = rendered(
+        table(("run", "stages done", "words"), rows, right=(1,)), True
+    ).splitlines()
+    assert set(line) == {"─"} and "df6d0735d520" in first and rest and "stages" in head and "done" in more
 
 
 def test_no_rows_no_table(capsys):

@@ -374,6 +374,12 @@ def test_labelled_rows_become_pairs(tmp_path: Path) -> None:
     ]
 
 
+def test_labelled_rows_that_all_have_a_partner_say_nothing_of_others(tmp_path: Path) -> None:
+    rows = [labelled("A", "a1", True), labelled("A", "a2", False)]
+    imported = load_records(DataSpec(path=jsonl(tmp_path / "rows.jsonl", *rows)), "pairs")
+    assert imported.notes == ["2 labelled rows made 1 pairs"]
+
+
 def test_a_bad_answer_is_never_one_to_learn(tmp_path: Path) -> None:
     refused(tmp_path, "chats", labelled("Be rude.", "Go away.", False), "its label is false", "labelled_bad")
     (chat,) = load(tmp_path, "chats", labelled("Hi", "Hello", True))

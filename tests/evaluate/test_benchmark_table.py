@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from togi.evaluate.benchmarks.chat_health import CHARACTERS, TOKENS
+from togi.evaluate.benchmarks.diversity import ENTROPY
 from togi.evaluate.benchmarks.table import Cell, Part, Table, difference_cell, mean_cell, measured, paired
 from togi.evaluate.statistics import Bootstrap, mean_interval, wilson
 from togi.evaluate.table import Metric
@@ -130,3 +132,8 @@ def test_no_interval_leaves_the_values_that_a_column_can_have():
     assert -1 <= (change.low or -2) <= (change.high or 2) <= 1
     alike = mean_cell(Metric(name="homogenisation", least=-1.0, most=1.0), [-0.9, -1.0, 0.1], DRAWS)
     assert alike.low == -1.0
+    for column in (CHARACTERS, TOKENS, ENTROPY):
+        length = mean_cell(column, [0.0, 0.0, 256.0], DRAWS)
+        assert length.low == 0.0 and (length.high or 0) > 256.0
+    free = mean_cell(Metric(name="reward"), [0.0, 0.0, 256.0], DRAWS)
+    assert (free.low or 0) < 0.0

@@ -42,6 +42,13 @@ def test_a_stage_of_45_seconds_never_promises_hours(monkeypatch):
     assert human.pace.rate_and_rest(900) == "10/s, 1:29 left"
 
 
+def test_a_quiet_log_shows_the_metrics_of_the_last_step(monkeypatch):
+    human, shown = fed(monkeypatch, [(1, 30.0), (2, 1.0)])
+    human.event(step(8, total=8))
+    human.event({**step(3, total=3), "what": "shard", "note": ""})
+    assert shown.getvalue().splitlines()[1:] == ["  1/900 steps  reward 1", "  8/8 steps  reward 1"]
+
+
 def test_a_terminal_shows_a_spinner_at_once_then_a_bar(monkeypatch):
     human, shown = fed(monkeypatch, [], terminal=True)
     assert "loading model" in shown.getvalue()

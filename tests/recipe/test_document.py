@@ -170,7 +170,7 @@ def test_overrides_that_cannot_be_are_refused(tmp_path, override, expected):
 
 
 def test_overrides_of_odd_keys_are_keys(tmp_path):
-    assert values(tmp_path, "a: 1\n", "data={null: 1}", "s.²=1", "s.7=2", "t=", "u=2024-01-01", "v=a=b") == {
+    assert values(tmp_path, "a: 1\n", "data={null: 1}", "s.²=1", "s.7=2", "t=null", "u=2024-01-01", "v=a=b") == {
         "a": 1,
         "data": {"null": 1},
         "s": {"²": 1, "7": 2},

@@ -273,6 +273,51 @@ def test_missing_files_and_packages_are_input_errors(folder):
         graph(folder, RECIPE.replace("path: model", "package: no-such-package"))
 
 
+def test_all_missing_files_and_models_are_listed_at_once_before_any_is_hashed(folder):
+    spare = "  other: {package: no-such-package}\n  third: {path: nowhere}\ndata:\n  unused: {path: unused.jsonl}\n"
+    text = RECIPE.replace("data:\n", spare).replace("seeds.jsonl", "gone.jsonl")
+    text = text.replace("select, input: $drafts", "synthesize, model: $other, examples: $drafts")
+    text = text.replace("contrast, input: $some, model: $base", "contrast, input: $some, model: $third")
+    text = text.replace("scorer: $reward}", "scorer: $reward}, {type: function, file: rewards.py, name: f}")
+    with pytest.raises(InputError) as raised:
+        graph(folder, text)
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 4 and "unused" not in str(raised.value)
+    for part in ("gone.jsonl: there is no such file", "'no-such-package'", "nowhere: there is no such", "rewards.py"):
+        assert sum(part in line for line in lines) == 1, lines
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "hint"),
+    [
+        ("model: $base, ex", "model: $bse, ex", r"'\$bse'; did you mean \$base\? \(possible: \$base\)$"),
+        ("select, input: $drafts", "select, input: $som", r"'\$som' \(possible: \$seeds, \$drafts\)$"),
+        ("scorer: $reward", "scorer: $rewrd", r"'\$rewrd'; did you mean \$reward\? \(possible: \$reward\)$"),
+    ],
+)
+def test_a_reference_to_nothing_is_answered_with_what_the_stage_could_refer_to(folder, old, new, hint):
+    """Not the stage itself, none that depends on it, and nothing of another kind."""
+    assert old in RECIPE
+    with pytest.raises(RecipeError, match=hint):
+        graph(folder, RECIPE.replace(old, new))
+
+
+def test_a_reference_to_nothing_of_its_kind_says_that_there_is_none(folder):
+    text = RECIPE.replace("scorer: $reward", "scorer: $judge").replace("  reward: {", "  tuned: {")
+    text = text.replace("type: train.reward, init", "type: train.dpo, init")
+    with pytest.raises(RecipeError, match=r"called '\$judge'; the recipe has no scorer that it could refer to"):
+        graph(folder, text)
+
+
+def test_rows_are_imported_before_any_other_work(folder):
+    (folder / "more.jsonl").write_text('{"question": "How?"}\n')
+    text = RECIPE.replace("data:\n", "data:\n  more: {path: more.jsonl}\n")
+    found = graph(folder, text.replace("prompts: $some", "prompts: $more"))
+    assert list(found.nodes)[-2:] == ["more", "policy"]
+    assert found.imports_first(found.needed_by("policy"))[:2] == ["seeds", "more"]
+    assert found.imports_first(found.nodes)[2:] == [name for name in found.nodes if name not in ("seeds", "more")]
+
+
 def test_one_reference_or_several(folder):
     several = RECIPE.replace("pairs: $pairs", "pairs: [$pairs, $more]").replace(
         "  reward: {", "  more: {type: contrast, input: $some, model: $base}\n  reward: {"

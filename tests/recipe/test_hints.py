@@ -63,6 +63,7 @@ def told(tmp_path, **stage: object) -> str:
         ({"template": "chatml"}, "template belongs in an entry under models:"),
         ({"track": "wandb"}, "track belongs at the top of the recipe"),
         ({"type": "train.dpo", "loss": ["sigmoid"]}, "found ['sigmoid']"),
+        ({"type": "train.grpo", "loss": "dapo"}, "found 'dapo'; did you mean `loss: {type: dapo}`?"),
     ],
 )
 def test_mistakes_are_answered_with_what_was_meant(tmp_path, stage, hint):

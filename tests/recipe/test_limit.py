@@ -1,6 +1,7 @@
 """A trial on few rows: which counts are adapted, and that none of its results is taken for the full one."""
 
 from pathlib import Path
+from typing import Any
 
 from togi.data.importing import DataSpec, load_records
 from togi.recipe.graph import build
@@ -42,6 +43,59 @@ def test_every_stage_has_a_fingerprint_of_its_own(tmp_path: Path) -> None:
     marks = [{node.name: node.fingerprint for node in found.nodes.values()} for found in (whole, trial, other)]
     apart = [name for name in marks[0] if name not in ("few", "shares")]  # these two have two rows in any case
     assert all(len({found[name] for found in marks}) == 3 for name in apart)
+
+
+TRAINED = """\
+name: whole
+models:
+  base: {path: model, template: chatml}
+data:
+  chats: {path: seeds.jsonl}
+  texts: {path: seeds.jsonl}
+  pairs: {path: seeds.jsonl}
+stages:
+  sft: {type: train.sft, init: $base, chats: [$chats], steps: 60, batch_size: 2, warmup_steps: 12}
+  long: {type: train.sft, preset: llm-jp-instruct3, init: $base, chats: [$chats], validation: 0.5}
+  dpo: {type: train.dpo, init: $base, pairs: $pairs, steps: 2, warmup_steps: 1, validation: 0.2, evaluate_every: 1}
+  pre: {type: train.pretrain, init: $base, sources: [&texts {documents: $texts}], tokens: 100000, max_length: 32}
+  more: {type: train.pretrain, init: $base, sources: [*texts], steps: 90, batch_tokens: 64, warmup_steps: 9}
+  policy:
+    type: train.grpo
+    init: $base
+    prompts: $texts
+    steps: 60
+    prompts_per_step: 3
+    minibatches: 2
+    epochs_per_batch: 2
+    warmup_steps: 10
+    validation: 0.2
+    evaluate_every: 20
+    choose: best
+    reward: {terms: [{type: overlong, max_tokens: 40, cache_tokens: 20}]}
+"""
+
+
+def test_training_is_as_short_as_the_rows_are_few(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(TRAINED)
+    whole = validate(read_tree(tmp_path / "r.yaml", ()))
+    found: dict[str, Any] = dict(limited(whole, 8).stages)
+    assert (found["sft"].steps, found["sft"].warmup_steps) == (4, 0)
+    long = found["long"]
+    assert (long.steps, long.epochs, long.warmup_steps, long.final_steps) == (None, 1.0, 0, 0)
+    assert found["dpo"] == whole.stages["dpo"].model_copy(update={"steps": 1, "warmup_steps": 0})
+    assert (found["pre"].tokens, found["pre"].steps) == (8 * 32, None)
+    assert (found["more"].tokens, found["more"].steps, found["more"].warmup_steps) == (None, 8, 0)
+    assert (found["policy"].steps, found["policy"].warmup_steps) == (8, 0)  # two batches of 6 prompts, 4 steps each
+    for each in found.values():
+        assert type(each).model_validate(each.model_dump(mode="json")) == each
+
+
+def test_a_trial_on_more_rows_than_there_are_trains_no_longer_than_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(TRAINED)
+    whole = validate(read_tree(tmp_path / "r.yaml", ()))
+    found = limited(whole, 10_000).stages
+    same = [name for name in found if found[name] == whole.stages[name]]
+    assert same == ["sft", "dpo", "pre", "more", "policy"]
 
 
 def test_a_limit_counts_rows_that_fit_and_reads_no_further(tmp_path: Path) -> None:

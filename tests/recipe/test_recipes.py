@@ -4,6 +4,7 @@ import pytest
 from places import RECIPES
 from tiny_run import tiny_model, togi
 
+from togi.core.settings import references
 from togi.recipe import graph
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
@@ -29,6 +30,8 @@ def test_every_recipe_fits_its_settings_and_its_data(path, monkeypatch):
             assert not read(node.settings, {}).dropped
     assert recipe.name == ("toy-" if path.parent.name == "toy" else "") + path.stem.replace(".", "-")
     assert all(spec.licence for spec in (*recipe.models.values(), *recipe.data.values()))
+    used = [ref.name for settings in recipe.stages.values() for _, ref in references(settings)]
+    assert [name for name in (*recipe.models, *recipe.data) if name not in used] == []
 
 
 def recipe_in(page, folder):

@@ -92,6 +92,7 @@ def test_an_override_of_an_unknown_stage_says_which_there_are(tmp_path):
     [
         (b"a: [1\nb: 2\n", r"r\.yaml:2: not valid YAML"),
         (b"a: 1\na: 2\n", r"r\.yaml:2: not valid YAML"),
+        (b'{"question": "a"}\n{"question": "b"}\n', r"r\.yaml:2: not valid YAML: the document has ended[^(]*$"),
         (b"- 1\n", "is a map"),
         (b"a: 1\nb: \xff\xfe\n", r"r\.yaml:2: not valid UTF-8"),
         (b"extends: [1]\n", r"r\.yaml:1: extends: expected the path"),
@@ -102,6 +103,16 @@ def test_an_override_of_an_unknown_stage_says_which_there_are(tmp_path):
 def test_unreadable_recipes_say_where(tmp_path, text, expected):
     with pytest.raises(RecipeError, match=expected):
         read_tree(write(tmp_path, "r.yaml", text))
+
+
+def test_an_override_without_a_value_says_what_to_write(tmp_path):
+    path = write(tmp_path, "r.yaml", "stages: {a: {type: select}}\n")
+    for override in ("stages.a.count=", "stages.a.count= "):
+        with pytest.raises(RecipeError, match=r"has no value; write stages\.a\.count=null for the default or none"):
+            read_tree(path, (override,))
+    with pytest.raises(RecipeError, match=r"write stages\.a=null for no such entry"):
+        read_tree(path, ("stages.a=",))
+    assert read_tree(path, ('stages.a.system=""',)).values["stages"]["a"]["system"] == ""
 
 
 @pytest.mark.parametrize("override", ["nothing", "=3", "a.b.c=1", "list.9=1"])

@@ -44,6 +44,16 @@ def test_batches_join_to_the_records_and_reading_counts_nothing(tmp_path: Path) 
     assert made.counts == {"in": 9}
 
 
+def test_units_are_called_in_the_progress_what_the_stage_says(tmp_path: Path) -> None:
+    made, told = context(tmp_path, prompts(1)), []
+    made.control.send = told.append
+    assert made.units(2, lambda number: number, "arena-answers-tuned", "batches of arena") == [0, 1]
+    made.units(1, lambda number: number, "search")
+    assert [(each["done"], each["what"]) for each in told] == [
+        (1, "batches of arena"), (2, "batches of arena"), (1, "search")
+    ]  # fmt: skip
+
+
 def test_what_holds_no_records_is_an_error_before_the_first_batch(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"stage here: \$some has no records"):
         context(tmp_path, []).batches(REF)

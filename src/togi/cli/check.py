@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -34,9 +34,10 @@ BAR = 24  # characters of the longest bar of a histogram
 
 @click.command()
 @recipe_arguments
+@click.option("--limit", metavar="N", type=click.IntRange(1), help="Check the trial of `togi run --limit N`.")
 @click.option("--offline", is_flag=True, help="Ask no server and no hub; list what is not verified.")
 @json_option
-def command(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> None:
+def command(recipe: Path, overrides: tuple[str, ...], limit: int | None, offline: bool, as_json: bool) -> None:
     """Preflight: keys, files, models, templates; show samples token by token.
 
     Reads every row of the data and renders each stage's rows with its own model, template, system prompt, limits and
@@ -44,7 +45,7 @@ def command(recipe: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
     distribution of lengths. Asks each model server for a few tokens. Reports every error that a run would hit before it
     loads weights. Loads no weights.
     """
-    graph = load_graph(recipe, overrides)  # reports a misspelt key before anything heavy is imported
+    graph = load_graph(recipe, overrides, limit)  # reports a misspelt key before anything heavy is imported
     check_trackers(graph.recipe.track)
     refuse_misuse(graph)
     services_of(graph, store_folder())
@@ -88,15 +89,28 @@ def _too_small(graph: Graph) -> list[str]:
 
 def _fetch(graph: Graph) -> list[str]:
     """Asks hubs for small files and data before anything heavy is imported, so that a silent hub is reported early.
-    Returns messages about everything that was not looked up because hubs are off."""
-    found = []
+    Returns messages about everything that was not looked up because hubs are off. Raises InputError with everything
+    that cannot be fetched, one on each line."""
+    found: list[str] = []
+    missing: dict[str, None] = {}
+    for fetch, terms in _fetches(graph):
+        try:
+            found += _not_looked_up(fetch, terms)
+        except InputError as error:
+            missing[str(error)] = None
+    if missing:
+        raise InputError("\n".join(missing))
+    return found
+
+
+def _fetches(graph: Graph) -> Iterator[tuple[Callable[[], Any], str]]:
+    """For each model and data set on a hub: a function that fetches it, and a note on its terms."""
     for node in graph.nodes.values():
         for target in node.inputs.values():
             if isinstance(target, ModelSource) and target.kind == "hub":
-                found += _not_looked_up(partial(located, target, weights=False))
+                yield partial(located, target, weights=False), ""
         for name, revision in node.settings.downloads:
-            found += _not_looked_up(partial(_download, name, revision), gated(name))
-    return found
+            yield partial(_download, name, revision), gated(name)
 
 
 def _download(name: str, revision: str) -> None:

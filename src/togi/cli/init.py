@@ -43,9 +43,11 @@ def command(model: str, data: str, goal: str, output: Path | None, names: tuple[
     models, longest = work.model_entry(model, beside)
     rows = work.data_entry(data, beside, columns_by_name)
     written = work.write_recipe(path, goal, {"model": work.flow(models), "data": work.flow(rows)}, longest, found)
+    note = work.template_note(models, beside, found.special)
     if as_json:
         columns = [{"column": name, "read": read or None, "example": text} for name, read, text in found.columns]
-        print_json({"written": list(map(str, written)), "model": models, "data": rows, "columns": columns})
+        told = {"written": list(map(str, written)), "model": models, "data": rows, "columns": columns}
+        print_json(told | ({"note": note} if note else {}))
         return
     more = f" and {len(found.files) - 1} more" if len(found.files) > 1 else ""
     say(f"data: {found.files[0]}{more}")
@@ -54,6 +56,8 @@ def command(model: str, data: str, goal: str, output: Path | None, names: tuple[
     )
     say(f"model: {', '.join(f'{key} {value}' for key, value in models.items())}")
     say(f"written: {', '.join(map(str, written))}")
+    if note:
+        say(f"note: {note}")
     say(f"next: {shlex.join(['togi', 'check', str(path)])}, then {shlex.join(['togi', 'run', str(path)])}")
 
 

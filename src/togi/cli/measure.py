@@ -59,6 +59,7 @@ def measure(model: str, benchmarks: tuple[str, ...], as_json: bool, **more: Any)
     settings of `togi list evaluate`. Earlier measurements are reused, and a killed command continues where it stopped.
     """
     work = importlib.import_module("togi.commands.measure")
+    work.refuse_unknown(benchmarks)  # before the files of models are hashed
     subject = named_as(work, model, more["revision"], more["key_env"], more["template"], more["reward"])
     judge, baseline = (
         None if more[name] is None else named_as(work, more[name], None, more["key_env"])

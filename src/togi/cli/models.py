@@ -16,9 +16,9 @@ from togi.core.records import KINDS
 from togi.core.settings import MAIN
 from togi.core.sources import ADAPTER_CONFIG, HUB_ID, ModelSource
 from togi.recipe.endpoint_spec import replayed
-from togi.recipe.graph import MODEL_KINDS, Graph, kinds_of, made_by, model_source
+from togi.recipe.graph import Graph, kinds_of, made_by, model_source
 from togi.recipe.runs import find_run, settings_of, stage_of
-from togi.recipe.schema import ModelSpec
+from togi.recipe.schema import MODEL_KINDS, ModelSpec
 from togi.recipe.state import STATE, read_state
 from togi.recipe.store import hold_whole, is_done, is_older, run_folder
 from togi.stages.base import MODEL_FOLDER, output_path

@@ -28,7 +28,7 @@ from togi.report.formatting import compared
     "--limit",
     metavar="N",
     type=click.IntRange(1),
-    help="A trial: read N rows of each data set and lower counts, not steps; results are stored separately.",
+    help="A trial: read N rows of each data set, and lower counts and training steps to match; stored separately.",
 )
 @click.option("--threads", type=click.IntRange(0), default=0, help="Number of threads; 0: $OMP_NUM_THREADS, or all.")
 @click.option(
@@ -69,7 +69,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: 
             raise display.lost from None
         raise Interrupted(f"{stopped}. To continue: {same_command(given, overrides, as_json)}") from None
     except TogiError as error:
-        if not isinstance(error, Busy) and (run.folder / "report.html").exists():
+        if run.begun and not isinstance(error, Busy) and (run.folder / "report.html").exists():
             display.note(f"report: {run.folder / 'report.html'}")
         raise
     display.closing(_closing(graph, run, given))

@@ -16,7 +16,7 @@ from togi.core.errors import InputError, RecipeError
 from togi.core.files import read_cache, read_lines
 from togi.core.records import Chat, Document, Figure, Match, Message, Pair, Prompt, Record, Sample, Verdict
 from togi.core.settings import MAIN
-from togi.core.tables import plain, say_table
+from togi.core.tables import fits, plain, say_table
 from togi.core.terminal import json_text, say
 from togi.recipe.display import COLUMNS
 from togi.recipe.graph import kinds_of
@@ -186,12 +186,21 @@ def _validated(kind: TypeAdapter[list[Value]], folder: Path, summary: dict[str, 
 
 
 def _metrics(lines: list[dict[str, Any]]) -> None:
-    """Prints the last steps: one row per metric, one column per step."""
+    """Prints the last steps: one row per metric, one column per step. If they do not all fit, the last ones that do."""
+    shown = lines
+    while len(shown) > 1 and not fits(*_steps(shown), right=range(1, len(shown) + 1)):
+        shown = shown[1:]
+    say_table(*_steps(shown), right=range(1, len(shown) + 1))
+    if len(shown) < len(lines):
+        say(f"{len(shown)} of the last {len(lines)} steps fit into the terminal; --json shows all")
+
+
+def _steps(lines: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The titles and rows of a table of steps."""
     names = dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, int | float))
     names.pop("step", None)
-    steps = [f"step {line.get('step', '?')}" for line in lines]
-    rows = [(name, *(plain(line[name]) if name in line else "–" for line in lines)) for name in names]
-    say_table(("", *steps), rows, right=range(1, len(lines) + 1))
+    titles = ["", *(f"step {line.get('step', '?')}" for line in lines)]
+    return titles, [[name, *(plain(line[name]) if name in line else "–" for line in lines)] for name in names]
 
 
 def _turns(messages: Sequence[Message], mark: str = " ") -> str:

@@ -88,7 +88,10 @@ class AnswerStore:
 
     def forget(self, model: str | None = None) -> int:
         """Deletes the answers of one model@revision, or all answers and all batches in progress, and returns the
-        number of deleted answers. The spending of runs is kept."""
+        number of deleted answers. The spending of runs is kept.
+
+        Raises StageError if the file cannot be shrunk: another process holds it, or the disk is full.
+        """
 
         def work(db: sqlite3.Connection) -> int:
             if model is not None:
@@ -97,7 +100,10 @@ class AnswerStore:
             return db.execute("DELETE FROM answers").rowcount
 
         count = self.write(work)
-        self._db.execute("VACUUM")
+        try:
+            self._db.execute("VACUUM")
+        except sqlite3.Error as error:
+            raise meaning(self.path, error) from None
         return count
 
     def close(self) -> None:

@@ -4,14 +4,16 @@ run would. Loads no weights.
 
 import importlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from togi.commands.check_rows import Lengths, Shown, Tokens, demo_of, lengths_of, shown_of, some
+from togi.commands.check_context import MOST_ROWS, Rehearsing
+from togi.commands.check_counts import most_of
+from togi.commands.check_rows import Lengths, Shown, Tokens, demo_of, lengths_of, shown_of
 from togi.core.errors import InputError, RecipeError
 from togi.core.hub import NotLookedUp
 from togi.core.record_streams import StoredRecords
@@ -26,7 +28,7 @@ from togi.recipe.hardware import Device
 from togi.rewards.function import load_function
 from togi.rewards.settings import FunctionTerm
 from togi.stages.base import StageSettings, output_path
-from togi.stages.context import SHARD_ROWS, Context, Control, Resolved
+from togi.stages.context import Control, Resolved
 from togi.stages.models import refuse_initial
 from togi.stages.rehearsal_work import Rehearsed, read_weightless, rehearsal
 from togi.stages.table import STAGES, kinds_taken
@@ -35,8 +37,6 @@ from togi.stages.training.resources import refuse_training
 from togi.text.render import check_template
 
 SHOWN = 160  # characters of the first record
-MOST_ROWS = 10_000
-"""Records rendered per data set; from a larger one this many, evenly spaced, and the longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +178,12 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The records of a node, if they exist; `stands_in` is the node from which they were actually taken."""
+    """The records of a node, if they exist; `stands_in` is the node from which they were actually taken, and `most` the
+    largest number that the node itself will have, if that is another one."""
 
     records: Sequence[Record] | None
     stands_in: str = ""
+    most: int | None = None
 
 
 def check(
@@ -289,7 +291,20 @@ class _Checker:
             ref = kind.chooses(stage.settings)
             source = str(stage.inputs[ref])
             came = self._came(source, ref)
-            self.rows |= {(stage.name, name): _Rows(came.records, came.stands_in or source) for name in outputs}
+            if came.records is not None:
+                self._choose(stage, came, source)
+
+    def _choose(self, stage: CheckedStage, came: _Rows, source: str) -> None:
+        """Registers the records that a stage will choose from. Raises InputError if they are too few for it."""
+        kind = STAGES[stage.settings.type]
+        assert came.records is not None
+        total = len(came.records) if came.most is None else came.most
+        most = most_of(kind, stage.settings, total)
+        self.rows |= {
+            (stage.name, name): _Rows(came.records, came.stands_in or source, count) for name, count in most.items()
+        }
+        if kind.lacks is not None and (wrong := kind.lacks(stage.settings, total)):
+            raise InputError(f"stage {stage.name}: {wrong}")
 
     def _rehearse(self, stage: CheckedStage, folder: Path) -> None:
         kind = stage.settings.type
@@ -311,7 +326,7 @@ class _Checker:
             }
             self.found.stages[stage.name] = self._summary(stage, context, list(rows), stands_in)
 
-    def _context(self, stage: CheckedStage, folder: Path) -> tuple["Rehearsing", str, str]:
+    def _context(self, stage: CheckedStage, folder: Path) -> tuple[Rehearsing, str, str]:
         """A context with records in memory, the stages that have not run yet, and the substitute source of rows."""
         held: dict[str, Sequence[Record]] = {}
         inputs: dict[str, Resolved] = {}
@@ -339,7 +354,7 @@ class _Checker:
         )
         return context, ", ".join(waits), stands_in
 
-    def _summary(self, stage: CheckedStage, context: "Rehearsing", rows: list[Rehearsed], stands_in: str) -> StageCheck:
+    def _summary(self, stage: CheckedStage, context: Rehearsing, rows: list[Rehearsed], stands_in: str) -> StageCheck:
         counts = {name: count for name, count in context.counts.items() if name != "in" and count}
         most = max((len(records) for records in context.held.values()), default=0)
         return StageCheck(
@@ -353,34 +368,3 @@ class _Checker:
             lengths=lengths_of(rows, getattr(stage.settings, "max_length", None)) if rows else None,
             shown=shown_of(rows, derive(stage.seed, "check")),
         )
-
-
-@dataclass(slots=True)
-class Rehearsing(Context):
-    """The context of a stage that does not run: its records are `held` in memory. If there are many, it gives a
-    subset."""
-
-    held: dict[str, Sequence[Record]] = field(default_factory=dict)
-    alarms: list[str] = field(default_factory=list)
-
-    def alarm(self, name: str, message: str, **fields: Any) -> None:
-        self.alarms.append(f"{name}: {message}")
-
-    def records(self, ref: Ref) -> list[Any]:
-        records = self.held[ref]
-        if not records:
-            raise InputError(f"stage {self.name}: {ref} has no records")
-        return some(records, MOST_ROWS)
-
-    def batches(self, ref: Ref, rows: int = SHARD_ROWS, *, noted: bool = True) -> Iterator[list[Any]]:
-        records = self.records(ref)
-        return (records[start : start + rows] for start in range(0, len(records), rows))
-
-    def records_count(self, ref: Ref) -> int:
-        return len(self.records(ref))
-
-    def contents(self, ref: Ref) -> None:
-        """Returns None: the records are in memory."""
-
-    def note_sources(self, ref: Ref) -> None:
-        """Does nothing: nothing is made from these records."""

@@ -77,11 +77,27 @@ def compare_runs(base: KnownRun, other: KnownRun, force: bool) -> list[Found]:
     one, two = _measured(base), _measured(other)
     found = [pair for name in one if name in two for pair in _pairs(name, one[name], two[name], base.id, other.id)]
     if not found:
-        names = " and ".join(f"{run.id} has {', '.join(own) or 'none'}" for run, own in ((base, one), (other, two)))
-        raise InputError(
-            f"compare: the runs share no benchmark with models of the same name, or with a single model; {names}"
-        )
+        raise InputError(_nothing_shared(((base, one), (other, two))))
     return _held(found, force)
+
+
+def _nothing_shared(runs: Sequence[tuple[KnownRun, Mapping[str, Measured]]]) -> str:
+    """What is missing for a comparison, and what to write."""
+    without = [run.id for run, own in runs if not own]
+    if without:
+        return (
+            f"compare: {' and '.join(without)} measured no benchmark; runs are compared by the benchmarks of their "
+            "evaluate stages, question by question, and an evaluate stage with only base and policy has none. Add a "
+            "stage to the recipe of each, and run both again:\n  measured: {type: evaluate, models: [$policy], "
+            "benchmarks: [{type: answers, prompts: $tests}]}\n"
+            "where $policy is the model and $tests the questions; `togi list evaluate` shows the benchmarks"
+        )
+    names = " and ".join(f"{run.id} has {', '.join(map(_named, own.items()))}" for run, own in runs)
+    return f"compare: the runs share no benchmark with models of the same name, or with a single model; {names}"
+
+
+def _named(item: tuple[str, Measured]) -> str:
+    return f"{item[0]} (of {', '.join(item[1].subjects)})"
 
 
 def compare_models(run: KnownRun, base: str, other: str) -> list[Found]:

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import islice
@@ -12,6 +12,7 @@ from typing import Any
 
 from togi.core.errors import InputError
 from togi.core.files import read_cache, write_text
+from togi.core.records import CALLS, TOOLS
 from togi.core.sources import HUB_ID, ModelSource
 from togi.data.hub import download
 from togi.data.presets import PRESETS
@@ -19,9 +20,12 @@ from togi.data.rows import find_files, read_rows
 from togi.data.shapes import NEEDS, Shape, fitting, parse_row
 from togi.data.values import BadRow
 from togi.model.inspect import context_of, located
+from togi.text.jinja import THOUGHTS
 
 LONGEST = 1024  # tokens of the longest example, if the model's context allows it
 COUNTED = 4096  # rows to count at most: with more of them, the schedule is the same
+READ = 64  # rows that are searched for tools and thoughts
+SPECIAL = (TOOLS, *CALLS, *THOUGHTS)
 BATCH = 16  # examples of one step
 TESTS = 32  # most prompts to test a policy on
 SHORT = 80  # characters of the longest reference answer that an answer can be expected to contain
@@ -39,12 +43,14 @@ GOALS = {"sft": "chats", "dpo": "pairs", "reward": "pairs", "grpo": "prompts"}
 @dataclass(frozen=True, slots=True)
 class Found:
     """The format of a data set by its first row: its files, each column with the kind of records that it is used for
-    ("" if it is unused) and an example, the reference answer, and the number of its rows, at most COUNTED."""
+    ("" if it is unused) and an example, the reference answer, and the number of its rows, at most COUNTED. `special`
+    are the parts of turns (tools, calls, thoughts) that the first rows have and that a template must write."""
 
     files: tuple[Path, ...]
     columns: tuple[tuple[str, str, str], ...]
     reference: str | None
     rows: int
+    special: tuple[str, ...] = ()
 
 
 def data_entry(data: str, beside: Path, names: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -87,8 +93,36 @@ def _installed(name: str) -> bool:
 
 
 def _has_template(folder: Path) -> bool:
-    settings = read_cache(folder / "tokenizer_config.json") or {}
-    return (folder / "chat_template.jinja").exists() or settings.get("chat_template") is not None
+    return _own_template(folder) is not None
+
+
+def _own_template(folder: Path) -> str | None:
+    """The source of a model's own chat template; of several, all of them."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        return path.read_text(encoding="utf-8", errors="replace")
+    found = (read_cache(folder / "tokenizer_config.json") or {}).get("chat_template")
+    return None if found is None else json.dumps(found)
+
+
+def template_note(entry: Mapping[str, str], beside: Path, special: Sequence[str]) -> str:
+    """What to do if the template of the model `entry` does not write a part of the data; "" if it does. No built-in
+    template writes `special`; the template in a package is not read."""
+    if "template" not in entry:
+        kind, name = ("hub", entry["hub"]) if "hub" in entry else ("path", str(beside / entry["path"]))
+        source = _own_template(located(ModelSource(kind=kind, name=name), weights=False)) or ""
+        called = "the model's own chat template does not write them"
+    else:
+        source, called = "", f"the template {entry['template']} does not write them"
+    missing = [key for key in special if key not in source]
+    if not missing or entry.get("template") == "tokenizer":
+        return ""
+    return (
+        f"the data has {', '.join(missing)}, and {called}, nor does any built-in template, so it cannot learn them. "
+        "Save a chat template that does, such as chat_template.jinja of an instruct model of the same family, beside "
+        "the recipe, and write `template: {file: chat_template.jinja}` in the model's entry; or "
+        "remove them from the data"
+    )
 
 
 def look(data: str, goal: str, names: Mapping[str, str] | None = None) -> Found:
@@ -97,7 +131,8 @@ def look(data: str, goal: str, names: Mapping[str, str] | None = None) -> Found:
     folder = Path(data) if Path(data).exists() else download(data, "main")[0]
     files = find_files(folder, "train")
     rows = islice((row for file in files for row in read_rows(file)), COUNTED)
-    top = next(rows, None)
+    head = list(islice(rows, READ))
+    top = head[0] if head else None
     if top is None:
         raise InputError(f"{data}: the data set is empty")
     first = top.values
@@ -106,7 +141,27 @@ def look(data: str, goal: str, names: Mapping[str, str] | None = None) -> Found:
     shape = _parsed(top.where, first, goal, names or {})
     theirs = {(names or {}).get(name, name) for name in shape.columns}
     columns = tuple((name, GOALS[goal] if name in theirs else "", _example(value)) for name, value in first.items())
-    return Found(tuple(files), columns, shape.reference, 1 + sum(1 for _ in rows))
+    special = tuple(key for key in SPECIAL if any(_has(row.values, goal, names or {}, key) for row in head))
+    return Found(tuple(files), columns, shape.reference, len(head) + sum(1 for _ in rows), special)
+
+
+def _has(row: Mapping[str, Any] | BadRow, goal: str, names: Mapping[str, str], key: str) -> bool:
+    """Whether a turn of the row has `key`. A thought counts only if it is trained on; a bad row has nothing."""
+    if isinstance(row, BadRow) or (goal == "grpo" and key in THOUGHTS):
+        return False
+    try:
+        shape = parse_row(_ours(row, names), GOALS[goal], list(names))
+    except BadRow:
+        return False
+    sides = () if shape is None else (shape.prompt, shape.answer, shape.chosen, shape.rejected)
+    return any(turn.extra.get(key) for side in sides for turn in side or ())
+
+
+def _ours(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The row under togi's names of columns, as far as it has them."""
+    taken = set(names.values())
+    ours = {name: value for name, value in row.items() if name not in taken}
+    return ours | {name: row[theirs] for name, theirs in names.items() if theirs in row}
 
 
 def _parsed(where: str, row: Mapping[str, Any], goal: str, names: Mapping[str, str]) -> Shape:
@@ -114,9 +169,7 @@ def _parsed(where: str, row: Mapping[str, Any], goal: str, names: Mapping[str, s
     for ours, theirs in names.items():
         if theirs not in row:
             raise InputError(f"--column {ours}={theirs}: the row has no such column; it has {', '.join(row)}")
-    taken = set(names.values())
-    ours = {name: value for name, value in row.items() if name not in taken}
-    ours |= {name: row[theirs] for name, theirs in names.items()}
+    ours = _ours(row, names)
     try:
         shape = parse_row(ours, GOALS[goal], list(names))
     except BadRow as wrong:

@@ -86,6 +86,12 @@ class _Parts:
         return f"${name}"
 
 
+def refuse_unknown(benchmarks: Sequence[str]) -> None:
+    """Raises RecipeError for the first word that names no benchmark or no data; reads no file."""
+    for word in benchmarks:
+        _settings(_read(word, Path()), Path(), _Parts())
+
+
 def graph_of(wanted: Measured) -> Graph:
     """The recipe as a graph. Raises RecipeError for a benchmark that is unknown or cannot measure these models."""
     parts = _Parts(wanted.on_bad_row)
@@ -149,9 +155,9 @@ def _read(word: str, folder: Path) -> dict[str, Any]:
 def _known(kind: str) -> str:
     if kind not in BENCHMARKS:
         close = get_close_matches(kind, BENCHMARKS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise RecipeError(
-            f"{WHERE}: there is no benchmark {kind!r}; {hint}(allowed: {', '.join(BENCHMARKS)}); write TYPE:DATA, or "
+            f"{WHERE}: there is no benchmark {kind!r}{hint} (allowed: {', '.join(BENCHMARKS)}); write TYPE:DATA, or "
             "'{type: TYPE, ...}' with its settings"
         )
     return kind

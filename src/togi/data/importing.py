@@ -166,10 +166,8 @@ class _Border:
         for row in alone:
             self._drop(row.where, "no_partner")
         if self.labelled:
-            self.imported.notes.append(
-                f"{len(self.labelled)} labelled rows made {len(pairs)} pairs; for {len(alone)} rows no answer to the "
-                "same prompt has the other label"
-            )
+            rest = f"; for {len(alone)} rows no answer to the same prompt has the other label" if alone else ""
+            self.imported.notes.append(f"{len(self.labelled)} labelled rows made {len(pairs)} pairs{rest}")
         _refuse_empty(files, self.made, self.imported)
         self.imported.aside.extend(self.aside)
         if self.aside:

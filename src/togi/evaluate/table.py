@@ -1,5 +1,6 @@
 """The before/after table: one row per metric, each number with its interval."""
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -53,25 +54,32 @@ class Row:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """A row's metric: its name, its better direction, and a note for readers. `share`: a share of answers, from 0 to 1.
-    `least` and `most`: the values range between these, and intervals are clipped to that range."""
+    `least` and `most`: the values range between these (None: without a bound; a metric with `most` alone begins at 0),
+    and intervals are clipped to that range."""
 
     name: str
     higher_is_better: bool | None = None
     note: str = ""
     share: bool = False
-    least: float = 0.0
+    least: float | None = None
     most: float | None = None
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest value that are possible."""
+        none = -math.inf if self.most is None else 0.0
+        return none if self.least is None else self.least, math.inf if self.most is None else self.most
 
     def within(self, low: float, high: float) -> tuple[float, float]:
         """The bounds of a mean, clipped to the range of the values."""
-        return (low, high) if self.most is None else (max(self.least, low), min(self.most, high))
+        least, most = self.range
+        return least if low < least else low, most if high > most else high
 
     def within_difference(self, low: float, high: float) -> tuple[float, float]:
         """The bounds of a difference of two means, clipped to what is possible."""
-        if self.most is None:
-            return low, high
-        span = self.most - self.least
-        return max(-span, low), min(span, high)
+        least, most = self.range
+        span = most - least
+        return -span if low < -span else low, span if high > span else high
 
 
 def compare(

@@ -109,7 +109,7 @@ class _Lines(Console):
 
 class Human:
     """Lines for people. In a terminal the running stage has one line that is redrawn; in a log it writes one every
-    15 s."""
+    15 s, and one for the last unit of work if it has metrics."""
 
     EVERY_SECONDS = 15.0
     BAR = 24  # width of the bar in characters
@@ -148,7 +148,8 @@ class Human:
         now = time.monotonic()
         self.pace.take(now, event["done"], event["what"])
         self.at = event
-        if self.live is None and now - self.last >= self.EVERY_SECONDS:
+        last = event["done"] == event["total"] and event["note"]
+        if self.live is None and (last or now - self.last >= self.EVERY_SECONDS):
             self.last = now
             self._print("  " + "  ".join(part for part in self._parts(event) if part))
 

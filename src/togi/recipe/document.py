@@ -99,7 +99,10 @@ def _events(text: str, where: Callable[[int], str]) -> Iterator[Any]:
             event = next(events, None)
         except MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else line
-            raise RecipeError(f"{where(line)}: not valid YAML: {_first_line(error.problem or error)}") from None
+            wrong = _first_line(error.problem or error)
+            if wrong.startswith("expected '<document start>'"):  # the library goes on with a part of its own code
+                wrong = "the document has ended, but more text follows; a recipe is one map, no rows of data"
+            raise RecipeError(f"{where(line)}: not valid YAML: {wrong}") from None
         except ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
             found = f"the control character {chr(error.character)!r}"

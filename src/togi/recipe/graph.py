@@ -5,9 +5,8 @@ default raises the version of its stage (tests/recipe/test_fingerprints.py check
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,18 @@ from togi.core.errors import RecipeError
 from togi.core.hashing import HashedFiles, take, tree
 from togi.core.hub import COMMIT
 from togi.core.seeds import digest
-from togi.core.settings import MAIN, CodePath, MadeModelRef, PackageName, RecipePath, Ref, is_place, references
+from togi.core.settings import MAIN, CodePath, PackageName, RecipePath, Ref, is_place, references
 from togi.core.sources import ModelSource, fingerprint, hash_folder, model_files
 from togi.recipe.around import completed
 from togi.recipe.endpoint_spec import STORED_JUDGE, endpoint_of, replayed
-from togi.recipe.engines import misplaced
-from togi.recipe.schema import MODEL_KINDS, DataSpec, ModelSpec, Recipe, TemplateFile
+from togi.recipe.missing import refuse_missing
+from togi.recipe.references import check_made, check_references, kind_of, kinds_of, made_by, stage_of
+from togi.recipe.schema import DataSpec, ModelSpec, Recipe, TemplateFile
 from togi.recipe.store import VERSION, Read
-from togi.stages.base import UNKNOWN, StageSettings
+from togi.stages.base import StageSettings
 from togi.stages.context import Resolved
 from togi.stages.data.importing import DataSettings
-from togi.stages.table import STAGES, takers
+from togi.stages.table import STAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Graph:
         found = {}
         for ref, target in node.inputs.items():
             if isinstance(target, ModelSource):
-                kind, name = _kind_of(self.recipe, Ref(ref)), Ref(ref).name
+                kind, name = kind_of(self.recipe, Ref(ref)), Ref(ref).name
                 found[ref] = Resolved(kind, source=target, endpoint=self.endpoint(name))
             else:
                 parent = self.nodes[target]
@@ -111,6 +111,10 @@ class Graph:
                 wanted.append(other)
         return [each for each in self.nodes if each in wanted]
 
+    def imports_first(self, names: Iterable[str]) -> list[str]:
+        """`names`, which are in running order, with those first that import rows: a bad row then ends a run at once."""
+        return sorted(names, key=lambda name: not STAGES[self.nodes[name].settings.type].imports)
+
 
 def build(recipe: Recipe) -> Graph:
     """Orders, type-checks and fingerprints a recipe's stages.
@@ -119,11 +123,12 @@ def build(recipe: Recipe) -> Graph:
     """
     problems: list[str] = []
     recipe = completed(recipe)
-    _check_made(recipe, problems)
-    _check_references(recipe, problems)
+    check_made(recipe, problems)
+    check_references(recipe, problems)
     if problems:
         raise RecipeError("\n".join(problems))
     sources = {name: model_source(spec) for name, spec in recipe.models.items() if made_by(spec) is None}
+    refuse_missing(recipe, sources, fingerprint)
     graph = Graph(recipe)
     for name in _order(recipe):
         settings = recipe.stages[name]
@@ -134,7 +139,7 @@ def build(recipe: Recipe) -> Graph:
             elif ref.name in recipe.data:
                 inputs[ref] = _add_import(graph, ref, settings)
             else:
-                inputs[ref] = _stage_of(recipe, ref)
+                inputs[ref] = stage_of(recipe, ref)
         _add(graph, name, settings, inputs)
     return graph
 
@@ -168,18 +173,6 @@ def model_source(spec: ModelSpec) -> ModelSource:
     )
 
 
-def made_by(spec: ModelSpec) -> MadeModelRef | None:
-    """The stage that trains the model of an entry; None for a model from outside."""
-    return spec.path if isinstance(spec.path, MadeModelRef) else None
-
-
-def _stage_of(recipe: Recipe, ref: Ref) -> str:
-    """The stage that a reference leads to, also through `path: $stage` of a model."""
-    spec = recipe.models.get(ref.name)
-    made = None if spec is None else made_by(spec)
-    return ref.name if made is None else made.name
-
-
 def unpinned(recipe: Recipe) -> list[str]:
     """A note on each model and data set whose revision is not a commit, because it may change upstream unnoticed."""
     places = [(f"models.{name}", spec.hub, spec.revision) for name, spec in recipe.models.items()]
@@ -194,93 +187,9 @@ def unpinned(recipe: Recipe) -> list[str]:
     ]
 
 
-def kinds_of(settings: StageSettings) -> Mapping[str, str]:
-    """The kinds of a stage's outputs, by name."""
-    return STAGES[settings.type].outputs(settings)
-
-
-def _check_made(recipe: Recipe, problems: list[str]) -> None:
-    """Finds models (`path: $stage`) that no stage trains, or whose stage gives another kind."""
-    for name, spec in recipe.models.items():
-        made = made_by(spec)
-        if made is None:
-            continue
-        kinds = kinds_of(recipe.stages[made.name]) if made.name in recipe.stages else {}
-        found, wanted = kinds.get(MAIN), MODEL_KINDS[spec.kind]
-        if made != f"${made.name}" or found != wanted:
-            what = f"{made} gives {found or 'none'}" if made.name in recipe.stages else f"there is no stage {made}"
-            trained = [f"${stage}" for stage, each in recipe.stages.items() if kinds_of(each).get(MAIN) == wanted]
-            where = recipe.tree.where(("models", name, "path"))
-            problems.append(
-                f"{where}: models.{name}.path: needs a stage that gives {wanted} (kind: {spec.kind}), but {what}; "
-                f"there are: {', '.join(trained) or 'none'}"
-            )
-
-
-def _check_references(recipe: Recipe, problems: list[str]) -> None:
-    names = [*recipe.models, *recipe.data, *recipe.stages]
-    for stage, settings in recipe.stages.items():
-        for path, ref in references(settings):
-            key = ".".join(map(str, ("stages", stage, *path)))
-            where = recipe.tree.where(("stages", stage, *path))
-            if ref.name not in names:
-                problems.append(f"{where}: {key}: nothing is called {ref!r}; there are: {', '.join(names)}")
-                continue
-            if wrong := _no_output(recipe, ref):
-                problems.append(f"{where}: {key}: {wrong}")
-                continue
-            if wrong := misplaced(recipe, path, ref):
-                problems.append(f"{where}: {key}: {wrong}")
-                continue
-            found = _kind_of(recipe, ref, settings)
-            if found not in (*ref.kinds, UNKNOWN):
-                wanted = " or ".join(ref.kinds)
-                hint = _declared(recipe, ref) or _who_takes(found)
-                problems.append(f"{where}: {key}: needs {wanted}, but {ref} gives {found}{hint}")
-
-
-def _no_output(recipe: Recipe, ref: Ref) -> str:
-    """Why the output that a reference names is invalid; empty if it exists."""
-    if ref.name not in recipe.stages:
-        section = "models" if ref.name in recipe.models else "data"
-        return "" if ref == f"${ref.name}" else f"{section}.{ref.name} has no outputs; write ${ref.name}"
-    kinds = kinds_of(recipe.stages[ref.name])
-    if ref.output in kinds:
-        return ""
-    there = [f"${ref.name}" if name == MAIN else f"${ref.name}.{name}" for name in kinds]
-    close = get_close_matches(ref, there, 1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"stage {ref.name} has no output {ref!r}; {hint}(allowed: {', '.join(there)})"
-
-
-def _declared(recipe: Recipe, ref: Ref) -> str:
-    """A hint to change the `kind` of a model's entry to the needed kind; empty if that does not apply."""
-    spec = recipe.models.get(ref.name)
-    if spec is None or not {"model", "scorer"} & {*ref.kinds}:
-        return ""
-    kind = "reward" if "scorer" in ref.kinds else "causal"
-    return f"; if it is one, set models.{ref.name}.kind: {kind} (now {spec.kind})"
-
-
-def _who_takes(kind: str) -> str:
-    found = takers(kind)
-    return f"; stages that take {kind}: {', '.join(found)}" if found else ""
-
-
-def _kind_of(recipe: Recipe, ref: Ref, reader: StageSettings | None = None) -> str:
-    """The kind of the target of `ref`, when a stage with the settings `reader` reads it."""
-    if ref.name in recipe.models:
-        return MODEL_KINDS[recipe.models[ref.name].kind]
-    if ref.name in recipe.data:
-        if reader is not None and ref in reader.passes:
-            return next(iter(kinds_of(reader).values()))
-        return next((k for k in ref.kinds if k in ("prompts", "pairs", "chats", "documents", "samples")), "records")
-    return kinds_of(recipe.stages[ref.name])[ref.output]
-
-
 def _order(recipe: Recipe) -> list[str]:
     stages = recipe.stages
-    read = {name: [_stage_of(recipe, ref) for _, ref in references(settings)] for name, settings in stages.items()}
+    read = {name: [stage_of(recipe, ref) for _, ref in references(settings)] for name, settings in stages.items()}
     edges = {name: [each for each in found if each in stages] for name, found in read.items()}
     try:
         order = list(TopologicalSorter(edges).static_order())
@@ -294,7 +203,7 @@ def _order(recipe: Recipe) -> list[str]:
 def _add_import(graph: Graph, ref: Ref, reader: StageSettings) -> str:
     """The node that imports data as the kind that `ref` needs. If data are read as two kinds, the second node is
     NAME@KIND, which cannot be the name of a stage."""
-    kind = _kind_of(graph.recipe, ref, reader)
+    kind = kind_of(graph.recipe, ref, reader)
     first = graph.nodes.get(ref.name)
     name = ref.name if first is None or kinds_of(first.settings)[MAIN] == kind else f"{ref.name}@{kind}"
     if name not in graph.nodes:

@@ -57,8 +57,11 @@ def _longer(found: str, allowed: Sequence[str]) -> list[str]:
     return [name for name in allowed if found and name.startswith(f"{found}_")]
 
 
-def shape(key: str, found: Any, wanted: str) -> str:
-    """A hint for a value of the wrong type, chosen by the message `wanted`; empty if there is none."""
+def shape(key: str, found: Any, wanted: str, types: Sequence[str] = ()) -> str:
+    """A hint for a value of the wrong type, chosen by the message `wanted`; empty if there is none. `types` are the
+    values of `type` if a map of settings is wanted that has one."""
+    if isinstance(found, str) and "map" in wanted and found in types:
+        return f"; did you mean `{key}: {{type: {found}}}`?"
     if found is True and "map" in wanted:
         return f"; did you mean `{key}: {{}}`, all of its defaults?"
     if found is False and "map" in wanted:

@@ -21,23 +21,34 @@ def present(values: Any, loc: tuple[Any, ...]) -> KeyPath:
 
 def fields_at(annotation: Any, loc: tuple[Any, ...]) -> list[str]:
     """Names of the settings that are allowed at `loc` below `annotation`."""
+    return list(dict.fromkeys(name for model in models_at(annotation, loc) for name in model.model_fields))
+
+
+def types_at(annotation: Any, loc: tuple[Any, ...]) -> list[str]:
+    """The allowed values of `type` in the map at `loc` below `annotation`; empty if the map has no such setting."""
+    tags = [model.model_fields["type"] for model in models_at(annotation, loc) if "type" in model.model_fields]
+    return [value for tag in tags for value in get_args(tag.annotation)]
+
+
+def models_at(annotation: Any, loc: tuple[Any, ...]) -> list[type[BaseModel]]:
+    """The classes of settings that are allowed at `loc` below `annotation`, each once."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        return fields_at(get_args(annotation)[0], loc)
+        return models_at(get_args(annotation)[0], loc)
     if origin in (Union, types.UnionType):
-        names = [name for member in get_args(annotation) for name in fields_at(member, loc)]
-        return list(dict.fromkeys(names))
+        found = [model for member in get_args(annotation) for model in models_at(member, loc)]
+        return list(dict.fromkeys(found))
     if origin in (list, tuple):
-        return fields_at(get_args(annotation)[0], loc[1:])
+        return models_at(get_args(annotation)[0], loc[1:])
     if origin is dict:
-        return fields_at(get_args(annotation)[1], loc[1:])
+        return models_at(get_args(annotation)[1], loc[1:])
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return []
     if not loc:
-        return list(annotation.model_fields)
+        return [annotation]
     if loc[0] in annotation.model_fields:
-        return fields_at(annotation.model_fields[loc[0]].annotation, loc[1:])
+        return models_at(annotation.model_fields[loc[0]].annotation, loc[1:])
     tag = annotation.model_fields.get("type")  # a union's location carries the tag of the chosen member
     if tag is not None and loc[0] in get_args(tag.annotation):
-        return fields_at(annotation, loc[1:])
+        return models_at(annotation, loc[1:])
     return []

@@ -74,6 +74,7 @@ class Run:
         self.services = Services(specs, self.folder, self._service_died, self._start_service)
         self.at_work = ""  # the running stage
         self.cluster = ""  # the address of the cluster
+        self.begun = False
         self.interrupted = False  # the run ends after the current work
         self.signalled = False
         self.killed = False
@@ -116,6 +117,7 @@ class Run:
                 signal.signal(number, handler)
 
     def _begin(self, names: list[str]) -> None:
+        self.begun = True
         with writing_home():
             self._redo()
             keep_last(self.folder, self.id)
@@ -152,7 +154,7 @@ class Run:
         for name in (*([self.options.until] if self.options.until else []), *self.options.redo):
             if name not in nodes:
                 raise RecipeError(f"command line: there is no stage {name!r}; there are: {', '.join(nodes)}")
-        return self.graph.needed_by(self.options.until) if self.options.until else list(nodes)
+        return self.graph.imports_first(self.graph.needed_by(self.options.until) if self.options.until else nodes)
 
     def _redo(self) -> None:
         for name in self.options.redo:

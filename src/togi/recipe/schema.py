@@ -20,7 +20,7 @@ from togi.recipe.endpoint_spec import URL_KEYS, EndpointKeys, read_here, replaye
 from togi.recipe.hardware import Device, Hardware
 from togi.recipe.hints import outside_name, shape, stage_setting, unknown_key
 from togi.recipe.licensed import Licensed
-from togi.recipe.places_in import fields_at, present
+from togi.recipe.places_in import fields_at, present, types_at
 from togi.recipe.source import Tree
 from togi.stages.base import StageSettings
 from togi.stages.data.importing import DataSettings
@@ -339,7 +339,7 @@ def _wrong(cls: type[BaseModel], values: Any, place: KeyPath, errors: list[Any])
         return f"{text}{outside_name(found, said[1])}"
     if "value_error" in kinds or (isinstance(found, dict | list) and not kinds[0].endswith(("_type", "literal_error"))):
         return text
-    return f"{text}, found {_shown(found)}{shape(str(place[-1]) if place else '', found, text)}"
+    return f"{text}, found {_shown(found)}{shape(str(place[-1]) if place else '', found, text, types_at(cls, place))}"
 
 
 def _unknown(cls: type[BaseModel], place: KeyPath) -> str:
@@ -356,7 +356,7 @@ def _other_place(cls: type[BaseModel], key: str) -> str:
         words = {word for stage in STAGES.values() for word in stage.settings.model_fields}
         if said := stage_setting(key, words):
             return said
-    elif not issubclass(cls, StageSettings):
+    elif cls not in [stage.settings for stage in STAGES.values()]:
         return ""
     elif key in RecipeHead.model_fields:
         return f"{key} belongs at the top of the recipe"

@@ -118,6 +118,11 @@ def _override(root: Node, text: str) -> Node:
     path = tuple(key.split("."))
     if not equals or "" in path:
         raise RecipeError(f"command line: {text!r} is not KEY=VALUE; write for example stages.policy.steps=40")
+    if not raw.strip():
+        null = "the default or none" if len(path) > NAMED else "no such entry"
+        raise RecipeError(
+            f"command line: {text!r} has no value; write {key}=null for {null}, {key}='\"\"' for empty text"
+        )
     if len(path) > MAX_DEPTH:
         raise RecipeError(f"command line: {key[:80]}...: nested deeper than {MAX_DEPTH} levels")
     try:

@@ -172,7 +172,8 @@ class StageType:
 
     `estimate(settings, inputs)` is the cost of the stage. `job(settings)` is how it trains (a `TrainingJob`); a stage
     without one does not train. `measures(settings)` are the records on which it evaluates models. `chooses(settings)`
-    refers to the records of which the outputs are subsets. With `imports`, records come from outside: `work` has
+    refers to the records of which the outputs are subsets; `lacks(settings, count)` says why the work refuses that many
+    of them, empty if it does not. With `imports`, records come from outside: `work` has
     `read(settings, takers)` in addition to `run`.
     """
 
@@ -188,6 +189,7 @@ class StageType:
     job: Callable[[Any], Any] | None = None
     measures: Callable[[Any], Sequence[Ref]] | None = None
     chooses: Callable[[Any], Ref] | None = None
+    lacks: Callable[[Any, int], str] | None = None
     imports: bool = False
     conserves: bool = False
 

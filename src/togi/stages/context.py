@@ -246,17 +246,18 @@ class Context:
 
     # --- work -------------------------------------------------------------------------------------------------
 
-    def units(self, count: int, make: Callable[[int], Any], name: str = "batch") -> list[Any]:
+    def units(self, count: int, make: Callable[[int], Any], name: str = "batch", what: str = "") -> list[Any]:
         """`stream_units` with all values in memory."""
-        return list(self.stream_units(count, make, name))
+        return list(self.stream_units(count, make, name, what=what))
 
     def stream_units(
-        self, count: int, make: Callable[[int], Any], name: str = "batch", *, told: bool = True
+        self, count: int, make: Callable[[int], Any], name: str = "batch", *, told: bool = True, what: str = ""
     ) -> Iterator[Any]:
         """Does each of the units 0..count-1 once, even across kills, and yields their values (JSON-like) in order.
 
-        `name` distinguishes the phases of a stage. With `told`, each unit is a step of the progress; a stage that
-        counts its progress differently reports it itself. A stage that has enough values may stop reading.
+        `name` distinguishes the phases of a stage. With `told`, each unit is a step of the progress, which calls the
+        units `what` (default: `name`); a stage that counts its progress differently reports it itself. A stage that has
+        enough values may stop reading.
 
         A unit is committed by renaming its file, then by a line in the journal with the file's hash; a unit whose line
         is missing or damaged, or whose file does not match it, is done again.
@@ -265,7 +266,7 @@ class Context:
         for number in range(count):
             value = self._unit(f"{name}-{number:06d}", committed, lambda n=number: make(n), count)
             if told:
-                self.progress(number + 1, count, name)
+                self.progress(number + 1, count, what or name)
             yield value
 
     def missing_units(self, count: int, name: str) -> list[int]:

@@ -184,8 +184,9 @@ class Template:
         for key in (TOOLS, *CALLS, *learnt):
             if message.extra.get(key):
                 raise Unrendered(
-                    f"template {self.name!r} has no place for {key}: use the model's own template or one in a file, or "
-                    "remove such conversations from the data"
+                    f"template {self.name!r} has no place for {key}, like every built-in one: use the model's own "
+                    f"(template: {OWN}) or one in a file (template: {{file: chat_template.jinja}}), or remove such "
+                    "conversations from the data"
                 )
 
     def _own_text(self, messages: Sequence[Message], generation: bool) -> str:

@@ -14,7 +14,8 @@ from togi.core.errors import InputError
 from togi.core.records import CALLS, TOOLS, Message
 from togi.text.jinja import THOUGHTS
 
-ADVICE = "choose a template that writes tools, or remove such conversations from the data"
+OTHER = "name another one in a file (template: {file: chat_template.jinja}; no built-in template writes them)"
+ADVICE = f"{OTHER}, or remove such conversations from the data"
 Render = Callable[[Sequence[Message], bool], str]
 
 
@@ -214,7 +215,7 @@ def _check_thought(message: Message, answer: str, k: int) -> None:
         if thought not in answer:
             raise Unrendered(
                 f"message {k + 1} (assistant): the chat template leaves out the thought {thought[:40]!r}, so it would "
-                "not be trained on: remove it from the data, or choose a template that writes thoughts"
+                f"not be trained on: remove it from the data, or {OTHER}"
             )
 
 

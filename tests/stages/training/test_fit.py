@@ -153,14 +153,19 @@ def test_under_blocks_a_chat_to_validate_on_may_not_be_too_long_either(tmp_path)
 # --- the best weights -------------------------------------------------------------------------------------------------
 
 
-def sft(folder: Path, stop_after: int = 0, **settings) -> tuple[list[dict], dict[str, torch.Tensor], dict]:
-    """Trains the tiny model, which is asked to stop after some steps; returns metrics, weights and summary."""
+def sft(
+    folder: Path, stop_after: int = 0, told: list[str] | None = None, **settings
+) -> tuple[list[dict], dict[str, torch.Tensor], dict]:
+    """Trains the tiny model, which is asked to stop after some steps; returns metrics, weights and summary. `told`
+    takes what was logged."""
     other = chat(("user", "Why is the sky blue?"), ("assistant", "Zebra quartz 77 XY"), name="v0")
     context = bare_context(folder, chats=chats(), more_chats=[other])
 
     def stop(event: dict) -> None:
         if event["event"] == "progress" and event["done"] == stop_after:
             context.control.stop = True
+        if event["event"] == "log" and told is not None:
+            told.append(event["message"])
 
     context.control.send = stop
     made = TrainSft(**BASE, batch_size=2, micro_batch_tokens=128, **settings)
@@ -207,6 +212,16 @@ def test_the_best_weights_survive_a_stop_and_pruning(best, tmp_path, stop_after)
     lines, weights, summary = sft(tmp_path, steps=8, choose="best", **BEST)
     assert same(weights, best[1]) and summary == best[2]
     assert [line["validation/loss"] for line in lines] == [line["validation/loss"] for line in best[0]]
+
+
+def test_the_step_whose_weights_are_kept_is_told_if_it_is_not_the_last(best, tmp_path):
+    number, value = best[2]["step"], best[2]["validation"]["validation/loss"]
+    for steps, count in ((8, 1), (number, 0)):
+        told: list[str] = []
+        sft(tmp_path / str(steps), told=told, steps=steps, choose="best", **BEST)
+        kept = [line for line in told if line.startswith("kept the weights")]
+        words = f"kept the weights of step {number} of 8, which has the best validation: loss {value:.4g}"
+        assert kept == [words] * count
 
 
 def test_validation_changes_no_bit_of_the_training(best, tmp_path):

@@ -415,9 +415,12 @@ def test_a_long_warm_up_is_told(bench):
 
 
 def test_batches_without_anything_to_learn_from_are_told(bench):
-    folder = bench.run("equal", bench.settings("same", steps=3, dead_steps=2))
-    (alarm,) = [row for row in lines(folder, "alarms.jsonl") if row["name"] == "nothing_to_learn"]
-    assert alarm["step"] == 2 and "in its first 2 batches" in alarm["message"]
+    """After four batches, or all of a shorter stage, whatever dead_steps is; once."""
+    for steps, told in ((2, 2), (9, 4)):
+        folder = bench.run(f"equal-{steps}", bench.settings("same", steps=steps))
+        (alarm,) = [row for row in lines(folder, "alarms.jsonl") if row["name"] == "nothing_to_learn"]
+        assert alarm["step"] == told and f"without a group to learn from: {told}." in alarm["message"]
+        assert lines(folder)[-1]["gate/all"] == 1.0
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

@@ -35,9 +35,11 @@ CLOSED = Measured(
     ),
     lambda subject: subject.closed,
 )
-LENGTH = Measured("length", Metric(name="length (tokens)"), lambda subject: subject.lengths)
+LENGTH = Measured("length", Metric(name="length (tokens)", least=0.0), lambda subject: subject.lengths)
 CHARACTERS = Measured(
-    "length", Metric(name="length (characters)"), lambda subject: [float(len(text)) for text in subject.texts]
+    "length",
+    Metric(name="length (characters)", least=0.0),
+    lambda subject: [float(len(text)) for text in subject.texts],
 )
 """For subjects that do not report token counts."""
 

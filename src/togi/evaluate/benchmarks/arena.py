@@ -19,7 +19,9 @@ WIN = Metric(
     "resample questions with all their games",
 )  # fmt: skip
 ELO = Metric(name="Elo", higher_is_better=True, note="1000 for the baseline")
-TOKENS = Metric(name="mean tokens", note="by the model's own tokenizer; published tables count with tiktoken")
+TOKENS = Metric(
+    name="mean tokens", least=0.0, note="by the model's own tokenizer; published tables count with tiktoken"
+)
 LENGTH = Metric(
     name="win rate, length-controlled", higher_is_better=True, share=True, note="Ru-Arena's weights: a win with a "
     "longer answer counts less, a win with a shorter one more",

@@ -32,8 +32,8 @@ REPEATED = Metric(
 LOOPED = Metric(
     name="loops", higher_is_better=False, share=True, note="ends in a piece that is repeated 3 times in a row"
 )
-CHARACTERS = Metric(name="length (characters)")
-TOKENS = Metric(name="length (tokens)", note="by the model's own tokenizer")
+CHARACTERS = Metric(name="length (characters)", least=0.0)
+TOKENS = Metric(name="length (tokens)", least=0.0, note="by the model's own tokenizer")
 COLUMNS = (ENDED, CUT, EMPTY, LEAKS, HEADERS, DRIFT, MIXED, REPEATED, LOOPED, CHARACTERS)
 
 

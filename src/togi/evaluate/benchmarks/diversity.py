@@ -123,7 +123,7 @@ OWN_VENDI = Metric(
     name="Vendi score per prompt", higher_is_better=True, least=1.0, note="effective number of different answers"
 )
 ENTROPY = Metric(
-    name="answer entropy (bits)", higher_is_better=True, note="of the different answers to one prompt, uncut"
+    name="answer entropy (bits)", higher_is_better=True, least=0.0, note="of the different answers to one prompt, uncut"
 )
 WORDINGS = Metric(
     name="spread over wordings", note="mean cosine distance between answers to two wordings of one question", most=2.0

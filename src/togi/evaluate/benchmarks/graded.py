@@ -46,7 +46,8 @@ class Graded:
         metric = Metric(name=self.name, higher_is_better=True, note=self.note)
         rows = {name: [answered.row(metric, scored[base], scored[name])] for name in others}
         if self.cut:
-            metric = Metric(name=f"{self.name}: length read", note="characters of each answer that it reads")
+            note = "characters of each answer that it reads"
+            metric = Metric(name=f"{self.name}: length read", least=0.0, note=note)
             lengths = {name: [float(len(text)) for text in compress(given, kept)] for name, given in texts.items()}
             for name in others:
                 rows[name].append(answered.row(metric, lengths[base], lengths[name]))

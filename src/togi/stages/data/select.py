@@ -30,6 +30,16 @@ class Select(StageSettings):
         count = None if self.count is None else min(self.count, half)
         return self.model_copy(update={"count": count, "skip": min(self.skip, half)})
 
+    def lacks(self, total: int) -> str:
+        """Why `total` records are too few; empty if they are enough."""
+        end = total if self.count is None else self.skip + self.count
+        if end <= total and self.skip < total:
+            return ""
+        return (
+            f"records {self.skip} to {end} are asked for, but {self.input} has only {total}; lower skip or count, or "
+            "make more records upstream"
+        )
+
 
 def estimate(settings: Select, inputs: Inputs) -> Cost:
     """The records left after `skip`, at most `count`."""
@@ -46,5 +56,6 @@ STAGE = StageType(
     outputs=gives("prompts"),
     work="togi.stages.data.select_work",
     chooses=lambda settings: settings.input,
+    lacks=Select.lacks,
     estimate=estimate,
 )

@@ -15,12 +15,9 @@ def run(settings: Select, context: Context) -> None:
     order = list(range(total))
     if settings.shuffle:
         random.Random(derive(context.seed, "select")).shuffle(order)
+    if wrong := settings.lacks(total):
+        raise InputError(f"stage {context.name}: {wrong}")
     end = total if settings.count is None else settings.skip + settings.count
-    if end > total or settings.skip >= total:
-        raise InputError(
-            f"stage {context.name}: records {settings.skip} to {end} are asked for, but {settings.input} has only "
-            f"{total}; lower skip or count, or make more records upstream"
-        )
     chosen = _chosen(settings, context, order[settings.skip : end])
     with context.writer("prompts") as writer:
         writer.write([chosen[row] for row in order[settings.skip : end]])

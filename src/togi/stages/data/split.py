@@ -36,6 +36,16 @@ class Split(PassingSettings):
         parts = {name: min(size, most) if isinstance(size, int) else size for name, size in self.parts.items()}
         return self.model_copy(update={"parts": parts})
 
+    def lacks(self, total: int) -> str:
+        """Why `total` records are too few; empty if they are enough."""
+        wanted = sum(size for size in self.parts.values() if isinstance(size, int))
+        if wanted <= total:
+            return ""
+        return (
+            f"the parts need {wanted} records, but {self.input} has only {total}; lower the counts, or make more "
+            "records upstream"
+        )
+
     @property
     def passes(self) -> Sequence[Ref]:
         return (self.input,)
@@ -77,5 +87,6 @@ STAGE = StageType(
     conserves=True,
     reasons=("left_over",),
     chooses=lambda settings: settings.input,
+    lacks=Split.lacks,
     estimate=estimate,
 )

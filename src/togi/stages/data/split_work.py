@@ -15,12 +15,9 @@ from togi.stages.data.split import Split
 def run(settings: Split, context: Context) -> None:
     total = context.records_count(settings.input)
     context.count_in(total)
+    if wrong := settings.lacks(total):
+        raise InputError(f"stage {context.name}: {wrong}")
     sizes = part_sizes(settings.parts, total)
-    if sum(sizes.values()) > total:
-        raise InputError(
-            f"stage {context.name}: the parts need {sum(sizes.values())} records, but {settings.input} has only "
-            f"{total}; lower the counts, or make more records upstream"
-        )
     group_of_row, groups = _groups(settings, context)
     chosen = deal(groups, sizes, derive(context.seed, "split"))
     _write(settings, context, [chosen[group] for group in group_of_row])

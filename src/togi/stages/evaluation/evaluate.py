@@ -166,7 +166,7 @@ STAGE = StageType(
     Evaluate,
     outputs=gives("tables", items="tables"),
     work="togi.stages.evaluation.evaluate_work",
-    version=15,
+    version=16,
     reasons=REASONS,
     estimate=estimate,
     measures=measures,

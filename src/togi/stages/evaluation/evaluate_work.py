@@ -150,7 +150,7 @@ def _answers(
 
     failures = Failures(context, settings.max_failed_share, len(prompts), str(ref))
     rows: list[dict[str, Any]] = []
-    for unit in context.stream_units(-(-len(prompts) // size), answer, name):
+    for unit in context.stream_units(-(-len(prompts) // size), answer, name, what=f"batches of {name}"):
         rows += unit
         failures.note(sum(row["stop"] == "error" for row in unit[:: settings.samples]))  # all of a prompt fail or none
     failures.tell("their prompts are left out for both models")

@@ -82,7 +82,8 @@ def _overlap(training: Stored, held_out: Stored) -> list[tuple[str, str]]:
 
 
 def _why(told: Sequence[tuple[str, str]]) -> str:
-    return "".join(f"; {message}" for _, message in told)
+    """The warnings as parts of a sentence that has said how many records were dropped."""
+    return "".join(f"; {message.rpartition(' records are dropped; ')[2]}" for _, message in told)
 
 
 def split(examples: Sequence[Example], share: float, seed: int, name: str) -> tuple[list[Example], list[Example]]:

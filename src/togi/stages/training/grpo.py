@@ -16,6 +16,7 @@ from togi.objectives.rules import policy_problem
 from togi.rewards.settings import GuardSettings, JudgeTerm, LengthGate, ModelTerm, OverlongTerm, RewardSettings
 from togi.stages.base import StageType, gives
 from togi.stages.cost import Asked, Cost, Inputs, Load, Sampled
+from togi.stages.training.correction import Correction
 from togi.stages.training.engine import EngineSettings
 from togi.stages.training.job import TrainingJob
 from togi.stages.training.optimisation import Optimisation, Share
@@ -53,23 +54,6 @@ class PolicySampling(Sampling):
             why = "the policy learns to end its answers" if info.field_name == "stop" else "use the stage's `seed`"
             raise ValueError(f"must be absent in training: {why}")
         return value
-
-
-class Correction(Settings):
-    """Importance weights p_trainer / p_sampler, for a sampler whose probabilities differ from the trainer's."""
-
-    level: Literal["token", "sequence"] = Field(default="sequence", description="one weight per token or per answer")
-    mode: Literal["truncate", "mask"] = Field(
-        default="mask", description="weights outside floor to cap are clamped (truncate) or set to 0 (mask)"
-    )
-    cap: float = Field(default=3.0, gt=0, description="largest weight")
-    floor: float | None = Field(default=None, gt=0, description="smallest weight; none when absent")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.floor is not None and self.floor >= self.cap:
-            raise ValueError(f"floor is {self.floor} and cap is {self.cap}: floor must be below cap")
-        return self
 
 
 class Loss(Settings):
@@ -225,6 +209,11 @@ class TrainGrpo(Optimisation):
     def updates(self) -> int:
         """Optimiser steps per batch of samples."""
         return self.minibatches * self.epochs_per_batch
+
+    def limited(self, rows: int) -> Self:
+        """Limits the training to the batches of samples that `rows` prompts fill."""
+        steps = -(-rows // (self.minibatches * self.prompts_per_step)) * self.updates
+        return self if steps >= self.steps else self.model_copy(update={"steps": steps, **self.brief(steps)})
 
     @model_validator(mode="after")
     def _guards_measure(self) -> Self:

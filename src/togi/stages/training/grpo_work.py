@@ -39,6 +39,9 @@ from togi.train.loop import StepInfo
 from togi.train.optimizer import trained
 from togi.train.sharding import ShardedModel
 
+FLAT_BATCHES = 4
+"""Batches of samples in a row without anything to learn from, before an alarm; in a shorter stage, all of them."""
+
 
 def run(settings: TrainGrpo, context: Context, engine: Engine | None = None) -> None:
     """Trains the policy on samples from `engine`, or from the embedded engine if None."""
@@ -135,7 +138,8 @@ class GrpoBatches:
         self.ahead: Rollout | None = None
         self.step = 0  # optimiser steps in the policy's weights the next time the engine samples
         self.published: int | None = None  # optimiser steps in the engine's weights
-        self.dead = self.idle = 0  # of the first batches of samples, those without a passed gate, without a gradient
+        self.dead = 0  # of the first batches of samples, those without a passed gate
+        self.flat = 0  # of the last batches of samples, those without a group to learn from
         self.first_variety = 0.0
         self.validated = BestValidation(settings.choose_by, settings.choose == "best")
 
@@ -146,7 +150,7 @@ class GrpoBatches:
             **self.rollouts.state(),
             "consumed": self.made.consumed or self.rollouts.consumed,
             "dead": self.dead,
-            "idle": self.idle,
+            "flat": self.flat,
             "crossed": list(self.watch.crossed),
             "first_variety": self.first_variety,
             "best": self.validated.best,
@@ -154,7 +158,7 @@ class GrpoBatches:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.rollouts.restore(state)
-        self.dead, self.idle, self.watch.crossed = state["dead"], state.get("idle", 0), list(state["crossed"])
+        self.dead, self.flat, self.watch.crossed = state["dead"], state.get("flat", 0), list(state["crossed"])
         self.first_variety, self.validated.best = state["first_variety"], state["best"]
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -272,16 +276,7 @@ class GrpoBatches:
         for alarm in alarms:
             self.context.alarm(alarm.name, alarm.message, step=step, value=alarm.value, threshold=alarm.threshold)
         stop_on(alarms)
-        if not any(map(teaches, self.made.groups)) and self.idle == number:
-            self.idle = number + 1
-            if self.idle == self.settings.dead_steps:
-                self.context.alarm(
-                    "nothing_to_learn",
-                    f"in its first {self.idle} batches of samples no group had an answer to learn from: the rewards of "
-                    "each group are equal, or its answers are masked; change the prompts, the reward or "
-                    "sampling.max_tokens",
-                    step=step,
-                )
+        self._tell_flat(step)
         if metrics["gate_pass_rate"] == 0 and self.dead == number:
             self.dead = number + 1
         if self.settings.dead_steps and self.dead == number + 1 == self.settings.dead_steps:
@@ -289,6 +284,23 @@ class GrpoBatches:
                 f"stage {self.context.name}: in its first {self.dead} batches of samples no answer passed the gates: "
                 "there is nothing to learn from. Show the terminator in the prompt (with a template whose turns end "
                 "with it), raise sampling.max_tokens, lower the temperature, or loosen the gates"
+            )
+
+    def _tell_flat(self, step: int) -> None:
+        """Raises an alarm, once, if no group of the last batches of samples had an answer to learn from."""
+        patience = min(FLAT_BATCHES, self.settings.steps // self.settings.updates)
+        if self.flat >= patience:
+            return
+        self.flat = 0 if any(map(teaches, self.made.groups)) else self.flat + 1
+        if self.flat == patience:
+            self.context.alarm(
+                "nothing_to_learn",
+                f"batches of samples in a row without a group to learn from: {self.flat}. The rewards of each group "
+                "are equal, or its answers are masked; read some answers in the report, and change the prompts, the "
+                "reward or sampling.max_tokens",
+                step=step,
+                value=self.flat,
+                threshold=patience,
             )
 
 

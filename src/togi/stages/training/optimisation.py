@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import ModelRef, runtime_setting
+from togi.core.settings import ModelRef, references, runtime_setting
 from togi.stages.training.resources import Resources
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -52,6 +52,10 @@ class Optimisation(Resources):
     )
     save_every: int = Field(default=50, ge=1, description="optimiser steps between checkpoints")
     keep: int = runtime_setting(2, "newest checkpoints to keep while the stage runs, besides the best one", ge=1)
+
+    def brief(self, steps: int) -> dict[str, int]:
+        """The settings of a schedule that fits into `steps` optimiser steps: a tenth to warm up, a tenth at the end."""
+        return {name: min(getattr(self, name), steps // 10) for name in ("warmup_steps", "final_steps")}
 
     @model_validator(mode="after")
     def _validates(self) -> Self:
@@ -99,6 +103,15 @@ class FixedTraining(TokenisedTraining):
         default=None, ge=8, description="maximum tokens of an example; absent: the model's context"
     )
     overflow: Any = Field(default="drop", description="treatment of longer examples: drop (counted) or error")
+
+    def limited(self, rows: int) -> Self:
+        """Limits the training to one epoch of `rows` rows from each data set."""
+        data = [path for path, _ in references(self) if path[0] not in ("init", "validation")]
+        steps = -(-rows * len(data) // self.batch_size)
+        if self.steps is None:
+            epochs = None if self.epochs is None else min(self.epochs, 1.0)
+            return self.model_copy(update={"epochs": epochs, **self.brief(steps)})
+        return self if steps >= self.steps else self.model_copy(update={"steps": steps, **self.brief(steps)})
 
     @model_validator(mode="after")
     def _epochs_or_steps(self) -> Self:

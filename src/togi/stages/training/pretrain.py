@@ -66,6 +66,15 @@ class TrainPretrain(TokenisedTraining):
         default=0.1, ge=0, description="weight decay of AdamW; norms and biases are not decayed"
     )
 
+    def limited(self, rows: int) -> Self:
+        """Limits the training to one window for each row of each source."""
+        tokens = rows * len(self.sources) * (self.max_length or self.batch_tokens)
+        if tokens >= (self.tokens or (self.steps or 0) * self.batch_tokens):
+            return self
+        steps = -(-tokens // self.batch_tokens)
+        length = {"steps": steps} if self.tokens is None else {"tokens": tokens}
+        return self.model_copy(update={**length, **self.brief(steps)})
+
     @model_validator(mode="after")
     def _tokens_or_steps(self) -> Self:
         if (self.tokens is None) == (self.steps is None):

@@ -182,9 +182,15 @@ class BestValidation:
                 trainer.save()
 
     def take(self, trainer: Trainer) -> dict[str, Any] | None:
-        """Restores the best weights if they are `chosen`. Returns their validation."""
+        """Restores the best weights if they are `chosen`, and says so if they are not the last. Returns their
+        validation."""
         if not self.chosen or self.best is None:
             return None
+        if self.best["step"] != trainer.step:
+            trainer.context.log(
+                f"kept the weights of step {self.best['step']} of {trainer.total_steps}, which has the best "
+                f"validation: {self.by} {self.best['value']:.4g}"
+            )
         trainer.take_pinned()
         return self.best
 

@@ -167,7 +167,7 @@ class Room:
     def units(self, count: int, make: Callable[[int], Any], name: str = "batch") -> list[Any]:
         """Computes units 0..count-1 and returns their values (JSON-like) in order. Finished units are not repeated
         after a restart. `name` distinguishes the phases of one benchmark."""
-        return self.context.units(count, make, f"{self.name}-{name}")
+        return self.context.units(count, make, f"{self.name}-{name}", f"batches of {self.name}")
 
     def answers(
         self,
