@@ -26,13 +26,15 @@ pytestmark = [
 ]
 
 RUN = ("run", "--threads", "2", "--compute", "float32")
+LONG = TWO_RANKS.replace("epochs: 8", "epochs: 40")
+"""160 steps: a fast machine does 32 before a killed node is missed."""
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
     """The recipe, run by two processes of one machine in home/ next to it."""
     folder = tmp_path_factory.mktemp("two")
-    ended = togi(folder / "home", *RUN, str(write_texts(folder, TWO_RANKS)))
+    ended = togi(folder / "home", *RUN, str(write_texts(folder, LONG)))
     assert ended.returncode == 0, ended.stderr
     return folder / "tiny.yaml"
 
