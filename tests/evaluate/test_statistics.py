@@ -59,7 +59,15 @@ def test_half_a_hit_of_one_prompt_bounds_nothing():
     assert (found.mean, found.low, found.high, found.n) == (0.5, 0.0, 1.0, 1)
 
 
-@pytest.mark.parametrize("values_P", [[1.0] * 39 + [0.0], [0.5, 0.5, 0.5], [0.0, 0.5, 1.0]])
+@pytest.mark.parametrize("share", [2 / 3, 0.5])
+def test_a_share_that_is_the_same_for_all_prompts_has_an_interval_with_width(share):
+    """Two prompts with two of three pairs right each say little about a third one."""
+    two, many = (Bootstrap(seed=1, resamples=100).share([share] * count) for count in (2, 100))
+    assert two.low < 0.2 and two.high > 0.9 and [two.mean, many.mean] == pytest.approx([share, share])
+    assert 0.02 < many.high - many.low < 0.05
+
+
+@pytest.mark.parametrize("values_P", [[1.0] * 39 + [0.0], [0.0, 0.5, 1.0]])
 def test_any_other_share_has_the_interval_of_its_mean(values_P):
     bootstrap = Bootstrap(seed=1, resamples=500)
     assert bootstrap.share(values_P) == bootstrap.mean(values_P)

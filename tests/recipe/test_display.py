@@ -141,3 +141,14 @@ def test_a_note_of_a_signal_amid_a_line_comes_after_it():
     watched = Watched(human)
     watched.event({"event": "log", "stage": "policy", "message": "waiting for another run"})
     assert human.console.file.getvalue().split() == ["waiting", "for", "another", "run", "stopping"]
+
+
+def test_a_quiet_log_shows_the_end_once_however_often_it_is_reported(monkeypatch):
+    """A judge's batch is 1 of 1 from its start, and reports its calls as they come."""
+    human, shown = fed(monkeypatch, [])
+    for number in range(20):
+        human.event({**step(1, total=1), "what": "batches", "note": f"judge: {number} calls"})
+    human.event({"event": "log", "message": "accuracy 0.9"})
+    human.done("scores", 1.0)
+    assert shown.getvalue().splitlines()[1:3] == ["  1/1 batches  judge: 19 calls", "  accuracy 0.9"]
+    assert shown.getvalue().count("batches") == 1

@@ -109,7 +109,7 @@ class _Lines(Console):
 
 class Human:
     """Lines for people. In a terminal the running stage has one line that is redrawn; in a log it writes one every
-    15 s, and one for the last unit of work if it has metrics."""
+    15 s, and one when all units of a kind are done, if there are metrics."""
 
     EVERY_SECONDS = 15.0
     BAR = 24  # width of the bar in characters
@@ -122,6 +122,7 @@ class Human:
         self.spinner = Spinner("dots")
         self.words = ""
         self.at: dict[str, Any] | None = None  # the last progress event
+        self.told: dict[str, Any] | None = None  # the last one that was written to a log
 
     def start(self, stage: str, kind: str) -> None:
         self.begun = self.last = time.monotonic()
@@ -137,6 +138,8 @@ class Human:
         self._print((stage, "bold"), (f" ({kind})", "dim"), " finished earlier, not repeated")
 
     def event(self, event: dict[str, Any]) -> None:
+        if event["event"] != "progress" or (self.at is not None and event["what"] != self.at["what"]):
+            self._tell_end()
         if event["event"] == "log":
             self._print(f"  {event['message']}")
         elif event["event"] == "alarm":
@@ -148,10 +151,19 @@ class Human:
         now = time.monotonic()
         self.pace.take(now, event["done"], event["what"])
         self.at = event
-        last = event["done"] == event["total"] and event["note"]
-        if self.live is None and (last or now - self.last >= self.EVERY_SECONDS):
+        if self.live is None and now - self.last >= self.EVERY_SECONDS:
             self.last = now
-            self._print("  " + "  ".join(part for part in self._parts(event) if part))
+            self._tell(event)
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        self.told = event
+        self._print("  " + "  ".join(part for part in self._parts(event) if part))
+
+    def _tell_end(self) -> None:
+        """Writes to a log how far the work came, if it is done, has metrics, and that was not written yet."""
+        at = self.at
+        if self.live is None and at is not None and at is not self.told and at["done"] == at["total"] and at["note"]:
+            self._tell(at)
 
     def _parts(self, event: dict[str, Any]) -> tuple[str, str, str]:
         rest = self.pace.rate_and_rest(event["total"])
@@ -173,6 +185,7 @@ class Human:
         return row
 
     def done(self, stage: str, seconds: float) -> None:
+        self._tell_end()
         self._close()
         self._print("  ", ("done", "green"), f" in {seconds:.1f} s")
 

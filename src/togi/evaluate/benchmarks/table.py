@@ -253,7 +253,8 @@ def mean_cell(column: Metric, values: Sequence[float | None], bootstrap: Bootstr
     """A mean with Student's t interval by owner. A share has Wilson's interval, or a bootstrap interval if owners
     repeat or a question is partly right.
 
-    Missing numbers are left out: `n` counts the others. A single number, or numbers that do not vary, have no interval.
+    Missing numbers are left out: `n` counts the others. Numbers of one owner have no interval, nor have equal numbers
+    that are no shares.
     """
     places = [place for place, value in enumerate(values) if value is not None]
     known = [value for value in values if value is not None]
@@ -265,8 +266,6 @@ def mean_cell(column: Metric, values: Sequence[float | None], bootstrap: Bootstr
         return cell_of(wilson(sum(known), len(known), bootstrap.level))
     if column.share and len(dict.fromkeys(names)) > 1:
         found = cell_of(bootstrap.share(by_cluster(known, names)), n=len(known))
-        if found.low == found.high:  # nothing varies
-            return Cell(value=found.value, n=found.n)
         return Cell(value=found.value, low=max(0.0, found.low or 0.0), high=min(1.0, found.high or 0.0), n=found.n)
     mean = sum(known) / len(known)
     found = cell_of(cluster_mean(known, names, bootstrap.level), value=mean, n=len(known))

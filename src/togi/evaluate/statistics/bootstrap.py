@@ -59,16 +59,17 @@ class Bootstrap:
         return self._interval(_checked(values_P))
 
     def share(self, values_P: ArrayLike) -> Interval:
-        """`mean` of values from 0 to 1. If all are 0 or all are 1, resampling would give an interval of width 0; the
-        far bound is then the exact one for 0 or n of n independent prompts (Clopper and Pearson 1934, Biometrika
-        26:404). One prompt suffices: a value between 0 and 1 of a single prompt bounds nothing."""
+        """`mean` of values from 0 to 1. If all are equal, resampling would give an interval of width 0. The bounds then
+        assume the largest share of unseen prompts that the exact bound for n of n independent ones allows (Clopper and
+        Pearson 1934, Biometrika 26:404), all of them 0, or all 1. One prompt suffices: a value between 0 and 1 of a
+        single prompt bounds nothing."""
         found = self._interval(_checked(values_P, least=1))
         if found.n == 1 and 0.0 < found.mean < 1.0:
             return replace(found, low=0.0, high=1.0)
-        if found.low != found.high or found.mean not in (0.0, 1.0):
+        if found.low != found.high:
             return found
         unseen = unseen_share(found.n, self.level)
-        return replace(found, low=1 - unseen) if found.mean else replace(found, high=unseen)
+        return replace(found, low=found.mean * (1 - unseen), high=found.mean + unseen * (1 - found.mean))
 
     def difference(self, base_P: ArrayLike, policy_P: ArrayLike) -> Interval:
         """Mean of policy minus base, paired by prompt: both sides of a prompt are drawn together."""
