@@ -11,7 +11,7 @@ from typing import Any
 
 from togi.core.errors import GraderError, InputError
 from togi.core.records import Message
-from togi.core.sources import HUB_ID, ModelSource
+from togi.core.sources import HUB_ID, PACKAGE, ModelSource
 from togi.model.forest import Forest, plant
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
@@ -34,7 +34,6 @@ from togi.recipe.store import store_folder
 from togi.report.collect import collect
 from togi.report.view import RunView
 
-PACKAGE = "package:"
 SHOWN = 100  # characters of a value in a message
 Turn = Message | Mapping[str, str]
 """A turn of a conversation: {"role": ..., "content": ...}."""

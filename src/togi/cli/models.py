@@ -14,7 +14,7 @@ from togi.core.errors import RecipeError
 from togi.core.outside import read_object
 from togi.core.records import KINDS
 from togi.core.settings import MAIN
-from togi.core.sources import ADAPTER_CONFIG, HUB_ID, ModelSource
+from togi.core.sources import ADAPTER_CONFIG, HUB_ID, PACKAGE, ModelSource
 from togi.recipe.endpoint_spec import replayed
 from togi.recipe.graph import Graph, kinds_of, made_by, model_source
 from togi.recipe.runs import find_run, settings_of, stage_of
@@ -25,7 +25,6 @@ from togi.stages.base import MODEL_FOLDER, output_path
 
 log = logging.getLogger(__name__)
 
-PACKAGE = "package:"
 ADAPTER_FOLDER = "output/adapter"
 OUTPUTS = {"model": "a language model", "scorer": "a reward model"}
 """What a stage outputs, in words."""

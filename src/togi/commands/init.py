@@ -13,7 +13,7 @@ from typing import Any
 from togi.core.errors import InputError
 from togi.core.files import read_cache, write_text
 from togi.core.records import CALLS, TOOLS
-from togi.core.sources import HUB_ID, ModelSource
+from togi.core.sources import HUB_ID, PACKAGE, ModelSource
 from togi.data.hub import download
 from togi.data.presets import PRESETS
 from togi.data.rows import find_files, read_rows
@@ -29,7 +29,6 @@ SPECIAL = (TOOLS, *CALLS, *THOUGHTS)
 BATCH = 16  # examples of one step
 TESTS = 32  # most prompts to test a policy on
 SHORT = 80  # characters of the longest reference answer that an answer can be expected to contain
-PACKAGE = "package:"
 GSM8K = "####"  # what precedes the final number in an answer of GSM8K
 HELD_OUT = 0.1  # share of the rows for validation
 GATHERED = {"OpenAssistant/oasst1": ("message_id", "parent_id", "role", "text", "rank")}

@@ -58,6 +58,7 @@ CONVERSION = "#2"
 """The version of how tokenizers of packages are read: 2 splits texts before numbers, as SmolLM2 was trained."""
 CARD = "togi.json"  # togi's metadata in the folder of a model that it saved
 ADAPTER_CONFIG = "adapter_config.json"
+PACKAGE = "package:"  # begins the name of a model in a package where a folder or a hub's id may stand too
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 WEIGHT_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.gguf")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from togi.core.errors import RecipeError
 from togi.core.settings import references
-from togi.core.sources import ModelSource
+from togi.core.sources import PACKAGE, ModelSource
 from togi.recipe.endpoint_spec import Serve, replayed
 from togi.recipe.engines import INIT, engines
 from togi.recipe.graph import Graph, made_by, model_source
@@ -143,7 +143,7 @@ def _togi(spec: ModelSpec, source: ModelSource, name: str) -> Sequence[str]:
         raise RecipeError(f"engine togi serves only packages with a single weights file; `file` is {source.file!r}")
     if source.template_file:
         raise RecipeError("engine togi accepts only the name of a template; a template file is not supported yet")
-    model = f"package:{source.name}" if source.kind == "package" else source.name
+    model = f"{PACKAGE}{source.name}" if source.kind == "package" else source.name
     revision = ("--revision", source.revision) if source.kind == "hub" else ()
     template = () if source.template is None else ("--template", source.template)
     reward = ("--reward",) if spec.kind == "reward" else ()
