@@ -69,6 +69,19 @@ def test_a_file_that_is_no_store_or_of_a_newer_togi(tmp_path: Path) -> None:
         AnswerStore(newer)
 
 
+@pytest.mark.parametrize("read", ["count", "models"])
+def test_counting_the_answers_of_a_damaged_file_is_an_error_of_togi(tmp_path: Path, read: str) -> None:
+    path = tmp_path / "answers.sqlite"
+    with AnswerStore(path) as store:
+        for index in range(200):
+            store.write(lambda db, index=index: keep_answer(db, (KEY, index), "m@", b"answer" * 100))
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)  # all pages but the first
+    path.write_bytes(data)
+    with AnswerStore(path) as store, pytest.raises(DamagedFile, match=f"{path}: damaged"):
+        getattr(store, read)()
+
+
 def test_a_store_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="cannot be used"):

@@ -104,6 +104,7 @@ def test_arrowideative_learns_by_grpo_alone_with_the_reward_of_its_card():
     assert (gate.type, gate.bonus, term.cap, term.negative_scale) == ("terminator", 6.0, 10.0, 0.5)
     estimate = rows["policy"]["estimate"]
     assert estimate["samples"] == 8000 and estimate["sampled"] == 8000 * 1024
+    assert estimate["stored_bytes"] == 8000 * (300 + 1024 * 28)
     assert estimate["memory"]["cuda:0"] < 32e9 and estimate["memory"]["cuda:1"] < 16e9  # RTX 5090, RTX 4060 Ti
 
 

@@ -24,8 +24,6 @@ from togi.stages.context import Context, Resolved
 from togi.stages.model_shards import any_may_spread, is_spread
 from togi.stages.shards import SerialShards, ShardTask, do_shard
 
-KINDS = [kind for kind in GIVEN if kind != "synthesize-answers"]
-
 
 class Elsewhere:
     """Does shards as another process would: tasks and values pass through JSON. Remembers which it did."""
@@ -79,22 +77,13 @@ def score(folder: Path, name: str, executor: Any = None, **source: Any) -> Conte
     return made
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(GIVEN))
 def test_shards_make_the_bytes_of_serial_work(folder, serial, kind):
     executor = Elsewhere()
     made = context(folder, kind, "elsewhere", executor)
     assert run(made, kind) == serial[kind]
     assert executor.done == [number for count in by_phase(serial[kind]) for number in range(count)]
     assert [path.name for path in made.folder.iterdir() if "asked" in path.name] == []
-
-
-def test_answers_to_questions_of_magpie_stay_with_the_run(folder, serial):
-    executor = Elsewhere()
-    assert (
-        run(context(folder, "synthesize-answers", "here", executor), "synthesize-answers")
-        == serial["synthesize-answers"]
-    )
-    assert executor.done == []
 
 
 @pytest.mark.parametrize(("models", "done"), [(Elsewhere(), [0, 1, 2, 3, 4, 0, 1]), (SerialShards(), None)])
@@ -107,7 +96,7 @@ def test_shards_of_rows_and_of_models_may_be_done_in_different_places(folder, se
 
 def test_processes_make_the_bytes_of_serial_work(folder, serial):
     with closing(PoolShards(2)) as pool:
-        for kind in ("respond", "score", "label", "curate", "synthesize-qa"):
+        for kind in ("respond", "score", "label", "curate", "synthesize-qa", "synthesize-answers"):
             assert run(context(folder, kind, "pool", pool), kind) == serial[kind]
         assert len(pool.processes) == 2
 
@@ -120,7 +109,7 @@ def test_the_threads_are_those_of_the_run_wherever_a_shard_is_done(folder):
     assert read_json(made.folder / "numerics.json")["torch_threads"] == 2
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(GIVEN))
 def test_what_was_finished_serially_is_not_done_again(folder, serial, kind):
     begun = context(folder, kind, "begun", SerialShards())
 

@@ -123,6 +123,7 @@ def _needs(estimate: dict[str, Any] | None) -> str:
     numbers = [
         _number(estimate["records"], "at most {:,} records"),
         _number(estimate["samples"], "{:,} samples"),
+        _number(_megabytes(estimate["stored_bytes"]), "about {:,.1f} MB of samples on disk"),
         _number(estimate["calls"], "{:,} calls"),
         _number(estimate["read"], "at most {:,} tokens read"),
         _number(estimate["sampled"], "at most {:,} tokens written"),
@@ -140,6 +141,10 @@ def _peaks(estimate: dict[str, Any]) -> list[str]:
     found = estimate["memory"] or {"": estimate["peak_bytes"]}
     named = {f" on {name}" if len(found) > 1 else "": size for name, size in found.items()}
     return [f"peak{name} {size / 1e9:.2f} GB" for name, size in named.items() if size is not None]
+
+
+def _megabytes(size: int | None) -> float | None:
+    return None if size is None else size / 1e6
 
 
 def _number(value: float | None, words: str) -> str:

@@ -48,8 +48,8 @@ class AnswerStore:
     """The stored answers of all recipes, and the accounts of runs.
 
     Only the thread that created the store may read it or call `write`; another thread writes through its own
-    `StoreWriter`. Raises DamagedFile if the file is not a store, InputError if a newer togi wrote it or it cannot be
-    opened.
+    `StoreWriter`. Raises DamagedFile if the file is not a store or damaged, InputError if a newer togi wrote it or it
+    cannot be opened, and StageError if another process holds it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,23 +62,26 @@ class AnswerStore:
 
     def get(self, name: Name) -> bytes | None:
         """A stored answer, or None. A damaged answer is logged and counts as absent."""
-        try:
-            return read_answer(self._db, name)
-        except sqlite3.Error as error:
-            raise meaning(self.path, error) from None
+        return self._read(lambda db: read_answer(db, name))
 
     def spending(self, account: Account) -> Spending:
         """The spending of a run on a model."""
-        return spending(self._db, account)
+        return self._read(lambda db: spending(db, account))
 
     def count(self) -> int:
         """The number of stored answers."""
-        return self._db.execute("SELECT count(*) FROM answers").fetchone()[0]
+        return self._read(lambda db: db.execute("SELECT count(*) FROM answers").fetchone()[0])
 
     def models(self) -> dict[str, tuple[int, int]]:
         """The number of answers and their size in bytes, by model@revision in alphabetical order."""
-        found = self._db.execute("SELECT model, count(*), sum(length(body)) FROM answers GROUP BY model")
-        return {model: (count, size) for model, count, size in found}
+        sizes = "SELECT model, count(*), sum(length(body)) FROM answers GROUP BY model"
+        return {model: (count, size) for model, count, size in self._read(lambda db: db.execute(sizes).fetchall())}
+
+    def _read(self, work: Work) -> Any:
+        try:
+            return work(self._db)
+        except sqlite3.Error as error:
+            raise meaning(self.path, error) from None
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

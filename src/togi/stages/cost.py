@@ -80,7 +80,7 @@ class Cost:
     `calls` is the number of its requests to models, local or on servers, and `read` the most tokens of their prompts;
     `plan` keeps those to servers and computes `money` from them. A stage that uses its models differently sets `asked`,
     by model name. `answer` is the most tokens of a single answer of a model that it asks; the settings alone determine
-    it.
+    it. `stored_bytes` is about what the samples of a policy will occupy on disk.
 
     `peak_bytes` is the peak memory of the device that trains, and `memory` the bytes by device if the recipe names
     hardware. `phases` are the peaks of each phase of a policy's training. `problems` state for what a device is too
@@ -101,6 +101,7 @@ class Cost:
     read: int | None = None
     money: float | None = None
     answer: int | None = None
+    stored_bytes: int | None = None
     notes: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     memory: dict[str, float] = field(default_factory=dict)

@@ -5,6 +5,7 @@ this machine or on a server. The module for local models needs torch and is impo
 """
 
 import importlib
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from togi.core.protocols import Chooser, Completer, Embedder, Generator, Scorer
@@ -39,6 +40,21 @@ def generator(context: Context, ref: ModelRef, *, batch_rows: int, repeat: int =
 def completer(context: Context, ref: ModelRef, *, batch_rows: int) -> Completer:
     """A completer, which continues plain texts with the model, without a chat template."""
     return _place(context, ref).completer(context, ref, batch_rows=batch_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Voices:
+    """One model that answers under its chat template and continues plain texts."""
+
+    speaker: ChatGenerator
+    writer: Completer
+
+
+def voices(context: Context, ref: ModelRef, *, batch_rows: int, continued_rows: int) -> Voices:
+    """A generator and a completer of one model, which compute `batch_rows` answers or `continued_rows` continuations
+    together."""
+    speaker = generator(context, ref, batch_rows=batch_rows)
+    return Voices(speaker, completer(context, ref, batch_rows=continued_rows))
 
 
 def chooser(context: Context, ref: ModelRef) -> Chooser:

@@ -39,6 +39,9 @@ def says(monkeypatch: pytest.MonkeyPatch):
             terminator = END
             turn_starts = ("<|im_start|>",)
 
+            def fits(self, prompt, params):
+                return fits(prompt.messages)
+
             def generate(self, prompts, params):
                 sampling.append(params)
                 found = []
@@ -51,7 +54,6 @@ def says(monkeypatch: pytest.MonkeyPatch):
                 return [[each] for each in found]
 
         monkeypatch.setattr(harvest_work, "generator", lambda context, ref, batch_rows: Speaker())
-        monkeypatch.setattr(harvest_work, "fits_context", lambda settings, context, more=None: fits)
         monkeypatch.setattr("togi.stages.data.texts_work.fits_context", lambda settings, context: fits)
         return asked
 

@@ -1,6 +1,7 @@
 """Stored samples of `train.grpo`: what was sampled is never requested again, and is an output of the stage."""
 
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 from grpo_runs import Bench, lines, prompts, weights
 
-from togi.core.codec import read_records
+from togi.core.codec import read_records, write_records
 from togi.core.errors import StageError
 from togi.core.files import read_json
 from togi.core.protocols import Event, Request
-from togi.core.records import Completion
+from togi.core.records import Completion, Message, Prompt, Sample
 from togi.core.seeds import derive
+from togi.stages.training.grpo import STORED_SAMPLE, STORED_TOKEN
 from togi.stages.training.grpo_samples_work import UNITS
 from togi.stages.training.grpo_work import run
 
@@ -199,6 +201,33 @@ def test_the_summary_states_how_many_samples_are_kept_and_their_bytes(bench, tok
     stated = read_json(context.folder / "summary.json")
     assert stated["counts"]["samples"] == len(samples(context.folder))
     assert stated["samples_bytes"] == (context.folder / SAMPLES_FILE).stat().st_size
+
+
+def long_samples(count: int, tokens: int) -> list[Sample]:
+    draw = random.Random(0)
+    return [
+        Sample(
+            id=f"sample-{number}",
+            parents=(f"prompt-{number // 8}",),
+            prompt=Prompt(id=f"prompt-{number // 8}", messages=(Message("user", f"question {number // 8}"),)),
+            completion=Completion(
+                text="".join(draw.choices("etaoin shrdlu", k=4 * tokens)),
+                stop="length",
+                token_ids=tuple(draw.choices(range(49_152), k=tokens)),
+                logprobs=tuple(-draw.expovariate(1) for _ in range(tokens)),
+                sampled_logprobs=tuple(-draw.expovariate(1) for _ in range(tokens)),
+            ),
+            scores={"total": draw.random()},
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("tokens", [64, 1024])
+def test_plan_foresees_the_bytes_of_the_samples_that_are_kept(tmp_path, tokens):
+    write_records(tmp_path / "samples.parquet", "samples", long_samples(64, tokens))
+    foreseen = 64 * (STORED_SAMPLE + tokens * STORED_TOKEN)
+    assert 0.7 < foreseen / (tmp_path / "samples.parquet").stat().st_size < 1.4
 
 
 def test_what_graders_failed_on_too_often_is_not_stored(bench, tokenizer):

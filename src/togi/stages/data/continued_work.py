@@ -9,12 +9,12 @@ from togi.core.errors import InputError
 from togi.core.records import Chat, Document, Message, Prompt, Record
 from togi.core.seeds import make_id
 from togi.data.prompts_fewshot import Draft, choose_shots, fewshot_text, parse_draft, stop_strings
-from togi.data.question_pairs import clean_reply
 from togi.model.load import LoadedModel
 from togi.stages.context import Context
-from togi.stages.data.harvest_work import Plan, Rules, answering, continuing, unusable
+from togi.stages.data.harvest_work import Plan, continuing, questioning
 from togi.stages.data.synthesize import Synthesize
-from togi.stages.data.synthesize_rows import Continuing, Row
+from togi.stages.data.synthesize_rows import Continuing, Questions, Row
+from togi.stages.data.synthesize_rules import Rules, unusable
 from togi.stages.endpoints import reader
 from togi.text.template import Template, leading_text
 
@@ -100,38 +100,11 @@ def magpie(settings: Synthesize, context: Context) -> Plan:
     """The text before a user's words, continued to the end of the user turn; then, if asked for, an answer."""
     words, template = reader(context, settings.model)
     begun = pre_query(words, template, settings.system)
-    rules = Rules(settings)
-    ask = answering(settings, context, greedy=settings.answer_tokens) if settings.answer_tokens else None
     stops = (*template.turn_starts, *(("\n",) if settings.one_line else ()))
-    how, most = Continuing(settings.samples_per_prompt, stops), settings.most(0)
-    sample = continuing(settings, context, most, how, _texts(how.samples, lambda group: begun), here=ask is not None)
-    ends = (template.terminator, *template.turn_starts)
-
-    def name(number: int) -> str:
-        return make_id(context.folder.name, (), number)
-
-    def question(row: Row) -> str:
-        text = row["text"].lstrip()
-        for end in (*ends, *stops):
-            text = text.partition(end)[0]
-        return clean_reply(text, settings.language)
-
-    def prompt(number: int, text: str) -> Prompt:
-        system = (Message("system", settings.system),) if settings.system else ()
-        return Prompt(id=name(number), messages=(*system, Message("user", text)))
-
-    def make(numbers: range) -> list[Row]:
-        rows = [{**row, "text": question(row)} for row in sample(numbers)]
-        if ask is None:
-            return rows
-        held = Rules(settings, distinct=False)
-        good = {
-            number: prompt(number, row["text"])
-            for number, row in zip(numbers, rows, strict=True)
-            if unusable(row) is None and held.failure(row["text"]) is None
-        }
-        found = dict(zip(good, ask(list(good.values())), strict=True))
-        return [{**row, "answer": found.get(number)} for number, row in zip(numbers, rows, strict=True)]
+    ends = (template.terminator, *template.turn_starts, *stops)
+    questions, rules = Questions(settings, context.folder.name, ends), Rules(settings)
+    how = Continuing(settings.samples_per_prompt, stops)
+    make = questioning(settings, context, how, _texts(how.samples, lambda group: begun), questions)
 
     def read(number: int, row: Row) -> Record | str:
         answer = row.get("answer")
@@ -139,10 +112,10 @@ def magpie(settings: Synthesize, context: Context) -> Plan:
         reason = reason or rules.failure(row["text"], answer["text"] if answer else None)
         if reason is not None:
             return reason
-        made = prompt(number, row["text"])
+        made = questions.prompt(number, row["text"])
         return _answered(made, answer["text"], settings) if answer else made
 
-    return Plan(most, settings.batch * how.samples, make, read, name)
+    return Plan(settings.most(0), settings.batch * how.samples, make, read, questions.name)
 
 
 def _answered(prompt: Prompt, answer: str, settings: Synthesize) -> Record:

@@ -2,20 +2,26 @@
 them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from hashlib import blake2b
+from dataclasses import asdict, dataclass
 
 from togi.core.errors import InputError, StageError
 from togi.core.records import Document, Message, Prompt, Record
-from togi.data.filters import Filter, copy_of_seed, first_failure, repeated_ngrams, too_long, too_short, wrong_script
 from togi.stages.context import Context
 from togi.stages.data.rows import shard_task
 from togi.stages.data.synthesize import STAGE, Synthesize
-from togi.stages.data.synthesize_rows import Continuing, Row, answers, chat_params, continuations, params_of
+from togi.stages.data.synthesize_rows import (
+    Ask,
+    Continuing,
+    Questions,
+    Row,
+    answers,
+    chat_params,
+    continuations,
+    params_of,
+)
 from togi.stages.endpoints import completer, generator
 from togi.stages.model_shards import asked_elsewhere, is_spread, with_model
 from togi.stages.rehearsal_work import context_limit, weightless
-from togi.text.compare import comparable
 from togi.text.render import render_prompt
 
 UNIT = "batch"
@@ -102,17 +108,12 @@ def _look_at_harvest(settings: Synthesize, context: Context, kept: int, read: in
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-Ask = Callable[[Sequence[Prompt]], list[Row]]
-"""Asks the model for one answer to each prompt."""
-
-
 def answering(settings: Synthesize, context: Context, *, greedy: int = 0) -> Ask:
     """Asks the stage's model in this process or on its server. With `greedy`, answers are greedy and have at most that
     many tokens."""
     speaker = generator(context, settings.model, batch_rows=settings.batch)
     params = chat_params(settings, context.seed, greedy)
-    fits = fits_context(settings, context, params.max_tokens)
-    return lambda prompts: answers(speaker, _with_room(fits, prompts), params)
+    return lambda prompts: answers(speaker, prompts, params)
 
 
 def conversing(settings: Synthesize, context: Context, most: int, asked: Callable[[range], list[Prompt]]) -> Make:
@@ -120,26 +121,19 @@ def conversing(settings: Synthesize, context: Context, most: int, asked: Callabl
     if not is_spread(context, settings.model):
         ask = answering(settings, context)
         return lambda numbers: ask(asked(numbers))
-    fits, units = fits_context(settings, context), _units(most, settings.batch)
+    units = _units(most, settings.batch)
     task = shard_task(STAGE, settings, context, None, 0, {"continuing": None})
     task = with_model(task, context, settings.model, "generator", batch_rows=settings.batch)
-    prompts = (_with_room(fits, asked(numbers)) for numbers in units)
-    spread = asked_elsewhere(context, task, UNIT, len(units), "prompts", prompts)
+    spread = asked_elsewhere(context, task, UNIT, len(units), "prompts", map(asked, units))
     return lambda numbers: next(spread)
 
 
 def continuing(
-    settings: Synthesize,
-    context: Context,
-    most: int,
-    how: Continuing,
-    asked: Callable[[range], list[Document]],
-    *,
-    here: bool = False,
+    settings: Synthesize, context: Context, most: int, how: Continuing, asked: Callable[[range], list[Document]]
 ) -> Make:
-    """Lets the model continue the texts that `asked` gives, in this process or, unless `here`, in others."""
+    """Lets the model continue the texts that `asked` gives, in this process or in others."""
     rows = settings.batch * how.samples
-    if here or not is_spread(context, settings.model):
+    if not is_spread(context, settings.model):
         writer = completer(context, settings.model, batch_rows=rows)
         return lambda numbers: continuations(settings, context.seed, writer, asked(numbers), how)[: len(numbers)]
     units = _units(most, settings.batch if how.joined else rows)
@@ -149,21 +143,38 @@ def continuing(
     return lambda numbers: next(spread)[: len(numbers)]
 
 
-def _with_room(fits: Callable[[Sequence[Message]], bool], prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts, without turns where the model's context has no room for them and an answer."""
-    return [prompt if fits(prompt.messages) else replace(prompt, messages=()) for prompt in prompts]
+def questioning(
+    settings: Synthesize,
+    context: Context,
+    how: Continuing,
+    asked: Callable[[range], list[Document]],
+    questions: Questions,
+) -> Make:
+    """Lets the model continue the texts that `asked` gives to questions and, if the settings say so, answer those that
+    pass the rules; in this process or in others."""
+    most, rows = settings.most(0), settings.batch * how.samples
+    if settings.answer_tokens and is_spread(context, settings.model):
+        more = {"continuing": asdict(how), "ends": questions.ends, "most": most}
+        task = shard_task(STAGE, settings, context, None, 0, more)
+        task = with_model(task, context, settings.model, "voices", batch_rows=settings.batch, continued_rows=rows)
+        units = _units(most, rows)
+        spread = asked_elsewhere(context, task, UNIT, len(units), "documents", map(asked, units))
+        return lambda numbers: next(spread)
+    sample = continuing(settings, context, most, how, asked)
+    if not settings.answer_tokens:
+        return lambda numbers: questions.read(sample(numbers))
+    ask = answering(settings, context, greedy=settings.answer_tokens)
+    return lambda numbers: questions.answered(numbers, questions.read(sample(numbers)), ask)
 
 
-def fits_context(
-    settings: Synthesize, context: Context, more: int | None = None
-) -> Callable[[Sequence[Message] | str], bool]:
-    """Returns a predicate: whether the model's context has room for a conversation or plain text followed by `more`
-    tokens (default: those of a candidate). Always true for an endpoint, since the server checks it."""
+def fits_context(settings: Synthesize, context: Context) -> Callable[[Sequence[Message] | str], bool]:
+    """Returns a predicate: whether the model's context has room for a conversation or plain text and a candidate after
+    it. Always true for an endpoint, since the server checks it."""
     source = context.model(settings.model)
     if source.kind == "endpoint":
         return lambda asked: True
     model = weightless(context, settings.model)
-    limit, room = context_limit(model), more or params_of(settings).max_tokens
+    limit, room = context_limit(model), params_of(settings).max_tokens
 
     def tokens(asked: Sequence[Message] | str) -> int:
         if isinstance(asked, str):
@@ -171,48 +182,6 @@ def fits_context(
         return len(render_prompt(model.template, model.tokenizer, asked))
 
     return lambda asked: limit is None or tokens(asked) + room <= limit
-
-
-def unusable(row: Row) -> str | None:
-    """The drop reason of a row without a readable answer, else None."""
-    if row["stop"] == "error":
-        return "failed"
-    if row["stop"] == "over_context":
-        return "over_context"
-    return "no_end" if row["stop"] == "length" else None
-
-
-# --- rules ------------------------------------------------------------------------------------------------------------
-
-
-class Rules:
-    """The rules for a question and its answer; each gives a drop reason or None. With `distinct`, repetitions of a
-    question are dropped."""
-
-    def __init__(self, settings: Synthesize, seeds: Sequence[Prompt] = (), *, distinct: bool = True) -> None:
-        repeats = repeated_ngrams(settings.max_repeated_ngrams)
-        self.question: list[Filter] = [too_short(settings.min_chars), too_long(settings.longest_question)]
-        self.question += [wrong_script(settings.language), copy_of_seed([seed.text for seed in seeds]), repeats]
-        self.answer: list[Filter] = [copy_of_seed([seed.answer for seed in seeds if seed.answer]), repeats]
-        self.known: set[bytes] | None = set() if distinct else None  # hashes: some 100 bytes per accepted question
-
-    def failure(self, question: str, answer: str | None = None) -> str | None:
-        """Returns the first broken rule. A question that passes is remembered."""
-        if not question:
-            return "empty"
-        if answer is not None and not answer:
-            return "no_answer"
-        reason = first_failure(question, self.question) or first_failure(answer or "", self.answer)
-        return reason or self._duplicate(question)
-
-    def _duplicate(self, question: str) -> str | None:
-        if self.known is None:
-            return None
-        key = blake2b(comparable(question).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        if key in self.known:
-            return "duplicate"
-        self.known.add(key)
-        return None
 
 
 def need_answers(prompts: Sequence[Prompt], stage: str) -> None:

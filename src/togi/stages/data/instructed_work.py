@@ -10,9 +10,10 @@ from togi.data.filters import asks, first_failure
 from togi.data.prompt_files import prompt_of
 from togi.data.question_pairs import clean_reply, final_answer
 from togi.stages.context import Context
-from togi.stages.data.harvest_work import Plan, Rules, conversing, need_answers, unusable
+from togi.stages.data.harvest_work import Plan, conversing, need_answers
 from togi.stages.data.synthesize import Synthesize
 from togi.stages.data.synthesize_rows import Row
+from togi.stages.data.synthesize_rules import Rules, unusable
 from togi.text.compare import same, same_answer
 from togi.text.prompt_file import PromptFile
 

@@ -1,23 +1,29 @@
 """The row-wise part of `synthesize`: what the model writes about the candidates of a unit.
 
-A model is asked with conversations, as prompts, or with plain texts that it continues, as documents.
+A model is asked with conversations, as prompts, or with plain texts that it continues, as documents. Magpie does both:
+the model continues a text to a question, and answers the question.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from togi.core.protocols import Completer
-from togi.core.records import Completion, Document, Prompt, SamplingParams
-from togi.core.seeds import derive
+from togi.core.records import Completion, Document, Message, Prompt, SamplingParams
+from togi.core.seeds import derive, make_id
 from togi.data.prompts_texts import joined_pairs
+from togi.data.question_pairs import clean_reply
 from togi.stages.data.synthesize import Synthesize
-from togi.stages.endpoints import ChatGenerator
+from togi.stages.data.synthesize_rules import Rules, unusable
+from togi.stages.endpoints import ChatGenerator, Voices
 from togi.stages.model_shards import computed
 from togi.stages.shards import Shard
 
 Row = dict[str, Any]
 """The data that a unit stores of a candidate: JSON-like, with at least `text` and `stop`."""
+
+Ask = Callable[[Sequence[Prompt]], list[Row]]
+"""Asks a model for one answer to each prompt."""
 
 OVER_CONTEXT: Row = {"text": "", "stop": "over_context"}
 
@@ -45,9 +51,9 @@ def chat_params(settings: Synthesize, seed: int, greedy: int = 0) -> SamplingPar
 
 
 def answers(speaker: ChatGenerator, prompts: Sequence[Prompt], params: SamplingParams) -> list[Row]:
-    """A row for each prompt, with its answer from the prompt's own random stream. A prompt without turns has no room in
-    the model's context and is not asked."""
-    asked = [prompt for prompt in prompts if prompt.messages]
+    """A row for each prompt, with its answer from the prompt's own random stream. A prompt that leaves no room for an
+    answer in the model's context is not asked."""
+    asked = [prompt for prompt in prompts if speaker.fits(prompt, params)]
     found = speaker.generate(asked, params) if asked else []
     rows = {prompt.id: _row(speaker, each[0]) for prompt, each in zip(asked, found, strict=True)}
     return [rows.get(prompt.id, OVER_CONTEXT) for prompt in prompts]
@@ -95,16 +101,73 @@ def _joined(found: Sequence[Completion], language: str) -> Row:
     return {"text": joined_pairs(whole, language), "stop": stop}
 
 
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The questions that a model writes in a user's place. `producer` is the input of their ids; each of `ends` ends a
+    question."""
+
+    settings: Synthesize
+    producer: str
+    ends: tuple[str, ...]
+
+    def name(self, number: int) -> str:
+        """The id of a candidate."""
+        return make_id(self.producer, (), number)
+
+    def prompt(self, number: int, text: str) -> Prompt:
+        """The question of a candidate, after the system turn of the settings."""
+        system = (Message("system", self.settings.system),) if self.settings.system else ()
+        return Prompt(id=self.name(number), messages=(*system, Message("user", text)))
+
+    def read(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows with the texts of their questions alone."""
+        return [{**row, "text": self._question(row["text"])} for row in rows]
+
+    def answered(self, numbers: Sequence[int], rows: Sequence[Row], ask: Ask) -> list[Row]:
+        """The rows of candidates with their `answer`; None for a question that breaks a rule."""
+        rules, good = Rules(self.settings, distinct=False), {}
+        for number, row in zip(numbers, rows, strict=True):
+            if unusable(row) is None and rules.failure(row["text"]) is None:
+                good[number] = self.prompt(number, row["text"])
+        found = dict(zip(good, ask(list(good.values())), strict=True))
+        return [{**row, "answer": found.get(number)} for number, row in zip(numbers, rows, strict=True)]
+
+    def _question(self, text: str) -> str:
+        text = text.lstrip()
+        for end in self.ends:
+            text = text.partition(end)[0]
+        return clean_reply(text, self.settings.language)
+
+
 # --- shards -----------------------------------------------------------------------------------------------------------
 
 
 def value_of(settings: Synthesize, shard: Shard, more: dict[str, Any]) -> dict[str, Any]:
-    """`found`: the rows of the unit's candidates. `more` has the fields of `Continuing` if texts are continued."""
+    """`found`: the rows of the unit's candidates. `more` has the fields of `Continuing` if texts are continued, and the
+    `ends` of questions if they are answered too."""
 
     def work(model: Any) -> list[Row]:
-        if how := more["continuing"]:
-            given = Continuing(**{**how, "stop": tuple(how["stop"])})
-            return continuations(settings, shard.seed, model, shard.records, given)
-        return answers(model, shard.records, chat_params(settings, shard.seed))
+        if not (fields := more["continuing"]):
+            return answers(model, shard.records, chat_params(settings, shard.seed))
+        how = Continuing(**{**fields, "stop": tuple(fields["stop"])})
+        if "ends" in more:
+            questions = Questions(settings, shard.producer, tuple(more["ends"]))
+            return _questioned(questions, shard, model, how, more["most"])
+        return continuations(settings, shard.seed, model, shard.records, how)
 
     return computed(settings.model, shard, more, work)
+
+
+def _questioned(questions: Questions, shard: Shard, voices: Voices, how: Continuing, most: int) -> list[Row]:
+    """The questions of a unit and their answers; there are `most` candidates in all."""
+    settings, first = questions.settings, int(shard.records[0].id) * how.samples
+    rows = continuations(settings, shard.seed, voices.writer, shard.records, how)[: most - first]
+    params = chat_params(settings, shard.seed, settings.answer_tokens)
+    return questions.answered(
+        range(first, first + len(rows)),
+        questions.read(rows),
+        lambda prompts: answers(voices.speaker, prompts, params),
+    )

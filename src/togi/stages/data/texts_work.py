@@ -20,9 +20,10 @@ from togi.data.prompts_fewshot import choose_shots
 from togi.data.prompts_texts import closing_strings, open_question
 from togi.data.question_pairs import QuestionPair, read_question_pairs, support
 from togi.stages.context import Context
-from togi.stages.data.harvest_work import Plan, Rules, continuing, conversing, fits_context, unusable
+from togi.stages.data.harvest_work import Plan, continuing, conversing, fits_context
 from togi.stages.data.synthesize import Synthesize
 from togi.stages.data.synthesize_rows import Continuing, Row, params_of
+from togi.stages.data.synthesize_rules import Rules, unusable
 from togi.stages.endpoints import embedder
 from togi.text.grounded import NO_ANSWER, Shown, dialogue
 
