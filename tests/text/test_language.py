@@ -1,3 +1,5 @@
+import random
+
 import pytest
 
 from togi.text.compare import comparable, jaccard, normalise, same, same_answer, shingles
@@ -118,3 +120,10 @@ def test_case_punctuation_and_spacing_do_not(one: str, other: str) -> None:
 
 def test_a_text_of_punctuation_alone_stays() -> None:
     assert comparable(" ?! ") == "?!" and comparable("  ") == ""
+
+
+def test_text_of_ascii_alone_has_the_form_that_it_has_beside_other_characters():
+    draw = random.Random(17)
+    for _ in range(2000):
+        text = "".join(draw.choices(" \t\nab1_)]}([{#%*/\\&@-+=<>`~$^|.,:;!?\"'", k=draw.randrange(1, 14)))
+        assert comparable(f"x; {text}") == comparable(f"é; {text}").replace("é", "x", 1)

@@ -20,9 +20,12 @@ class _Kept(dict[int, str]):
 
 
 _WORDS, _MEANT = _Kept("LMN"), _Kept("LMNS")
+_ASCII = [_MEANT[code].encode() for code in range(128)]
+_ASCII_MEANT = b"".join(kept.strip() or b" " for kept in _ASCII).ljust(256)
+_ASCII_SYMBOLS = [kept.strip() for kept in _ASCII if len(kept) == 3]
+"""The same for text of ASCII alone, where it is several times as fast."""
 _SIGNS = re.compile(r"[#%*/\\&@-]+")
 """Punctuation that is a symbol in code and mathematics, depending on what is around it."""
-_ENDS, _BEGINS = re.compile(r"[\w)\]}]$"), re.compile(r"[\w(\[{]")
 _ENDS_APART, _BEGINS_APART = re.compile(r"\S[ \t]+$"), re.compile(r"[ \t]+\S")
 """The text before and after a sign that joins two operands, without and with spaces."""
 _MINUS = str.maketrans("\N{MINUS SIGN}\N{EN DASH}", "--")
@@ -43,11 +46,26 @@ def comparable(text: str) -> str:
     """The form of a text that decides whether two texts are the same: unifies compatibility forms, case, punctuation
     and spacing. It keeps symbols, so that `3 - 4` and `3 + 4` differ, and `C#` and `C++`. A text of punctuation alone
     stays as it is."""
-    plain, told, at = _folded(text), "", 0
+    plain = _folded(text)
+    meant, told, at = _ascii_meant if plain.isascii() else _meant, [], 0
     for found in _SIGNS.finditer(plain):
-        told += plain[at : found.start()].translate(_MEANT) + (f" {found.group()} " if _is_symbol(found) else " ")
-        at = found.end()
-    return " ".join((told + plain[at:].translate(_MEANT)).split()) or text.strip()
+        if _is_symbol(found):
+            told += (meant(plain[at : found.start()]), found.group())
+            at = found.end()
+    told.append(meant(plain[at:]))
+    return " ".join(" ".join(told).split()) or text.strip()
+
+
+def _meant(plain: str) -> str:
+    return plain.translate(_MEANT)
+
+
+def _ascii_meant(plain: str) -> str:
+    """The result of `_meant`, for text of ASCII alone."""
+    found = plain.encode().translate(_ASCII_MEANT)
+    for symbol in _ASCII_SYMBOLS:
+        found = found.replace(symbol, b" %b " % symbol)
+    return found.decode()
 
 
 def _is_symbol(found: re.Match[str]) -> bool:
@@ -57,9 +75,19 @@ def _is_symbol(found: re.Match[str]) -> bool:
     before, after = found.string[max(start - NEAR, 0) : start], found.string[end : end + NEAR]
     if sign == "-" and after[:1].isdigit():
         return True
-    if _ENDS.search(before) and (sign in ("#", "%") or (sign != "-" and _BEGINS.match(after))):
+    if _ends(before) and (sign in ("#", "%") or (sign != "-" and _is_of(after[:1], "_([{"))):
         return True
-    return bool(_ENDS_APART.search(before) and _BEGINS_APART.match(after))
+    return after[:1] in (" ", "\t") and bool(_ENDS_APART.search(before) and _BEGINS_APART.match(after))
+
+
+def _ends(before: str) -> bool:
+    """Whether an operand ends a text, or its line."""
+    return _is_of(before.removesuffix("\n")[-1:], "_)]}")
+
+
+def _is_of(char: str, others: str) -> bool:
+    """Whether a character is a letter, a digit or one of `others`."""
+    return char.isalnum() or (char != "" and char in others)
 
 
 def same(one: str, other: str) -> bool:
