@@ -1,11 +1,13 @@
 """SFT, DPO, CPO, SimPO and SMPO against stored losses and gradients, float64 within 1e-9."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from stored import TOLERANCE, load
 
 from togi.core.errors import RecipeError
-from togi.objectives.base import Batch, Metrics, Output
+from togi.objectives.base import Batch, Metrics, Output, segment_mean
 from togi.objectives.dpo import DPO
 from togi.objectives.sft import SFT
 from togi.objectives.smpo import SMPO, margin_at
@@ -89,11 +91,12 @@ def test_the_cross_entropy_of_the_chosen_equals_the_stored_one():
     assert value(metrics, "nll") == pytest.approx(case["loss"], abs=1e-9)
 
 
-def one_pair(objective: DPO | SMPO, logps: tuple[float, float], dtype: torch.dtype = torch.float64) -> float:
-    """Returns the loss of a chosen and a rejected answer of one token each."""
+def one_pair(objective: DPO | SMPO, logps: tuple[float, float], dtype: torch.dtype = torch.float64):
+    """Returns the loss of a chosen and a rejected answer of one token each, and both rewards."""
     batch = Batch(num_sequences=2, sequence_N=torch.tensor([0, 1]))
     output = Output(logp_N=torch.tensor(logps, dtype=dtype))
-    return objective.loss(output, batch, objective.counts(batch))[0].item()
+    loss, metrics = objective.loss(output, batch, objective.counts(batch))
+    return loss.item(), (value(metrics, "reward_chosen"), value(metrics, "reward_rejected"))
 
 
 def each_pair(case: dict) -> list[tuple[float, float]]:
@@ -111,8 +114,22 @@ def reference_free(case: dict) -> DPO | SMPO:
     "case", [case for case in PREFERENCE["cpo"] if not case["alpha"]], ids=lambda case: case["name"]
 )
 def test_cpo_and_simpo_come_out_of_dpo_and_smpo(case):
-    found = [one_pair(reference_free(case), logps) for logps in each_pair(case)]
-    assert found == pytest.approx(case["losses"], abs=1e-9)
+    losses, rewards = zip(*(one_pair(reference_free(case), logps) for logps in each_pair(case)), strict=True)
+    assert losses == pytest.approx(case["losses"], abs=1e-9)
+    for found, stored in zip(zip(*rewards, strict=True), case["rewards"], strict=True):  # chosen, then rejected
+        assert found == pytest.approx(stored, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in PREFERENCE["cpo"] if case["loss_type"] != "simpo"], ids=lambda case: case["name"]
+)
+def test_cpo_is_the_loss_without_a_reference_plus_the_cross_entropy_of_the_chosen(case):
+    """TRL: the mean of the losses + cpo_alpha (1) times the mean of -log p over the chosen tokens."""
+    batch = Batch(num_sequences=6, sequence_N=torch.arange(6))
+    objective = replace(reference_free(case), sft_weight=1.0)
+    output = Output(logp_N=torch.tensor(each_pair(case), dtype=torch.float64).flatten())
+    loss, _ = objective.loss(output, batch, objective.counts(batch))
+    assert loss.item() == pytest.approx(sum(case["losses"]) / 3 - sum(case["chosen_logps"]) / 3, abs=1e-9)
 
 
 # --- SMPO -----------------------------------------------------------------------------------------------------------
@@ -140,6 +157,10 @@ def test_smpo_equals_the_stored_loss_and_gradient(index):
     assert loss.item() == pytest.approx(case["total_loss"], abs=1e-9)
     assert logits_STV.grad.norm().item() == pytest.approx(case["grad_logits_l2"], abs=1e-9)
     assert logits_STV.grad.abs().sum().item() == pytest.approx(case["grad_logits_sum_abs"], abs=1e-9)
+    mean_S = segment_mean(logp_N, batch.sequence_N, batch.num_sequences)
+    assert mean_S.tolist() == pytest.approx([*case["chosen_logps"], *case["rejected_logps"]], abs=1e-9)
+    shapes = [one_pair(replace(objective, sft_weight=0.0), logps)[0] for logps in each_pair(case)]
+    assert shapes == pytest.approx(case["per_pair_loss"], abs=1e-9)
     assert -value(metrics, "logp_chosen") == pytest.approx(case["chosen_sft_loss"], abs=1e-9)
     assert -value(metrics, "logp_rejected") == pytest.approx(case["rejected_sft_loss"], abs=1e-9)
     assert value(metrics, "margin") == pytest.approx(case["reward_margin"], abs=1e-9)
@@ -159,7 +180,7 @@ def test_shapes_of_smpo_equal_the_stored_ones_ties_included(case):
         margin_delta=case.get("margin_delta"),
         sft_weight=0.0,
     )
-    found = [one_pair(objective, logps, torch.float32) for logps in each_pair(case)]
+    found = [one_pair(objective, logps, torch.float32)[0] for logps in each_pair(case)]
     assert found == pytest.approx(case["losses"], abs=1e-7)  # stored from float32
 
 

@@ -11,7 +11,7 @@ from togi.objectives.base import Batch, Output, segment_mean, segment_sum
 from togi.objectives.grpo import GRPO, VARIANTS, SamplerCorrection
 from togi.objectives.reward import BradleyTerry
 from togi.objectives.rules import UNCLIPPED, policy_problem
-from togi.stages.training.grpo import Loss
+from togi.stages.training.grpo_loss import Loss
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,30 @@ def test_grpo_equals_the_stored_loss_and_gradient(name):
 def test_shares_of_clipped_tokens_are_the_stored_ones(name):
     _, _, metrics = run(CASES[name])
     stored = CASES[name]["metrics"]
-    for ours, theirs in (("clip_low", "clip_ratio/low_mean"), ("clip_high", "clip_ratio/high_mean")):
+    found = {name: float(total) / float(weight) for name, (total, weight) in metrics.items()}
+    found["clip"] = found.get("clip_low", 0.0) + found.get("clip_high", 0.0)
+    for ours, theirs in (
+        ("clip_low", "clip_ratio/low_mean"),
+        ("clip_high", "clip_ratio/high_mean"),
+        ("clip", "clip_ratio/region_mean"),
+        ("clip_high", "cispo_clip_ratio"),
+    ):
         if theirs in stored:
-            total, weight = metrics[ours]
-            assert float(total) / float(weight) == pytest.approx(stored[theirs], abs=1e-6)  # stored in float32
+            assert found[ours] == pytest.approx(stored[theirs], abs=1e-6)  # stored in float32
+
+
+def test_the_kl_is_the_stored_one():
+    """Without the correction: TRL logs a corrected KL times the ratio, togi the KL itself."""
+    case = CASES["grpo_beta0.04_nobiascorr"]
+    total, weight = run(case)[2]["kl"]
+    assert float(total) / float(weight) == pytest.approx(case["metrics"]["kl"], abs=1e-6)  # stored in float32
+
+
+def test_the_stored_off_policy_mask_leaves_out_nothing():
+    """In that case no bad answer became less likely by 0.05 nats per token; test_settings.py has some that did."""
+    case = CASES["grpo_opsm0.05"]
+    total, _ = run(case)[2]["off_policy_masked"]
+    assert float(total) == 0 and case["grad"] == CASES["grpo"]["grad"]
 
 
 def test_an_unknown_variant_is_refused_by_name():

@@ -70,6 +70,31 @@ def test_the_reward_model_is_asked_once_and_only_about_answers_that_passed():
     assert graded[1].gate == "terminator/length"
 
 
+@pytest.mark.parametrize(("system", "roles"), [({}, ["system", "user"]), ({"system": "drop"}, ["user"])])
+def test_a_reward_model_may_be_shown_no_system_turn(system, roles):
+    read: list[list[str]] = []
+
+    class Reader:
+        def score(self, items):
+            read.extend([message.role for message in messages] for messages, _ in items)
+            return [1.0] * len(items)
+
+    settings = {"terms": [{"type": "model", "scorer": "$judge", **system}]}
+    around = RewardResources(terminator=END, scorers={"$judge": Reader()})
+    led = Prompt(id="p", messages=(Message("system", "Be brief."), Message("user", "Hi")))
+    (graded,) = build_reward(RewardSettings.model_validate(settings), around).grade(led, [closed("4")])
+    assert graded.total == 1.0 and read == [roles]
+
+
+def test_scores_can_be_scaled_so_that_the_largest_counts_as_ten():
+    """The card says "at most +10": with a cap of c and a weight of 10 / c, c and all above count as 10."""
+    term = {"type": "model", "scorer": "$judge", "cap": 4.0, "weight": 2.5, "negative_scale": 0.5}
+    around = RewardResources(terminator=END, scorers={"$judge": TableScorer()})
+    reward = build_reward(RewardSettings.model_validate({"terms": [term]}), around)
+    answers = [closed(score) for score in (2, 4, 9, -2)]
+    assert [row.total for row in reward.grade(PROMPT, answers)] == [5.0, 10.0, 10.0, -2.5]
+
+
 def test_no_answer_passed_asks_nobody():
     scorer = TableScorer()
     gated(scorer).grade(PROMPT, [open_(1), open_(2)])

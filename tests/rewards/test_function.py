@@ -7,15 +7,18 @@ from typing import Any
 import pytest
 
 from togi.core.code import neighbours
-from togi.core.errors import GraderError, InputError
+from togi.core.errors import GraderError, InputError, StageError
 from togi.core.records import Completion, Message, Prompt
+from togi.objectives.advantages import compute_advantages
 from togi.recipe.graph import build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 from togi.rewards.base import Attempt
 from togi.rewards.build import RewardResources, build_reward
+from togi.rewards.combine import Reward
 from togi.rewards.function import FunctionGrader, TrlGrader, load_function
 from togi.rewards.settings import RewardSettings
+from togi.rewards.statistics import reward_statistics
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -182,7 +185,7 @@ def test_plain_texts_where_they_are_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("result", "grades"),
     [
-        ("[1.0, None]", [1.0, "expected a number, got NoneType (prompt p1)"]),
+        ("[1.0, '2.0']", [1.0, "expected a number, got str (prompt p1)"]),
         (
             "[10 ** 400, 'x']",
             ["OverflowError: int too large to convert to float", "expected a number, got str"],
@@ -200,6 +203,58 @@ def test_what_a_function_of_trl_withholds_is_a_failure(tmp_path, result, grades)
     found = graded(file, attempt(), attempt(number=1), style="trl")
     for grade, wanted in zip(found, grades, strict=True):
         assert grade == wanted if isinstance(wanted, float) else grade.startswith(wanted)
+
+
+APPLIES = """
+def f(prompts, completions, kind, **columns):
+    return [1.0 if each == "sum" else None for each in kind]
+
+def g(prompts, completions, **columns):
+    return [None if turns[0]["content"] == "skip" else 0.5 for turns in completions]
+
+def broken(prompts, completions, **columns):
+    return [float("nan")] * len(completions)
+"""
+
+
+def trl_reward(file: Path, *names: str, **more: Any) -> Reward:
+    terms = [{"type": "function", "file": str(file), "name": name, "style": "trl"} for name in names]
+    return build_reward(RewardSettings.model_validate({"terms": terms, **more}), RewardResources(terminator="</s>"))
+
+
+def totals(reward: Reward, *attempts: Attempt) -> list[float | None]:
+    rows = [row for one in attempts for row in reward.grade(one.prompt, [one.completion])]
+    reward.check_failures(rows)
+    return [row.total for row in rows]
+
+
+def test_a_function_of_trl_adds_nothing_to_rows_that_it_returns_none_for(tmp_path):
+    reward = trl_reward(write(tmp_path, f=APPLIES), "f", "g")
+    assert totals(reward, attempt(kind="sum"), attempt(kind="poem"), attempt("skip", kind="sum")) == [1.5, 0.5, 1.0]
+
+
+def test_an_answer_that_no_function_applies_to_leaves_its_group_and_is_no_failure(tmp_path):
+    reward = trl_reward(write(tmp_path, f=APPLIES), "f", "g")
+    one = attempt("skip", kind="poem")
+    others = [Completion(text=f"{text}</s>", stop="terminator", token_ids=(5,)) for text in ("a", "b")]
+    rows = reward.grade(one.prompt, [one.completion, *others])
+    reward.check_failures(rows)
+    assert [row.total for row in rows] == [None, 0.5, 0.5] and rows[0].failed is None
+    assert rows[0].components == {"f": None, "g": None}
+    found = reward_statistics(rows)
+    assert (found.failed_share, found.ungraded_share, found.gate_pass_rate) == (0.0, 1 / 3, 1.0)
+    assert compute_advantages([[0.0, None, 1.0]]).values[0] == pytest.approx((-0.70701, None, 0.70701), abs=1e-4)
+
+
+def test_gates_grade_what_no_function_applies_to(tmp_path):
+    gate = {"type": "terminator", "bonus": 6.0}
+    reward = trl_reward(write(tmp_path, f=APPLIES), "f", gates=[gate])
+    assert totals(reward, attempt(kind="sum"), attempt(kind="poem")) == [7.0, 6.0]
+
+
+def test_a_function_of_trl_that_returns_nan_has_failed(tmp_path):
+    with pytest.raises(StageError, match="1 of 1 answers could not be graded"):
+        totals(trl_reward(write(tmp_path, f=APPLIES), "g", "broken"), attempt(kind="sum"))
 
 
 def test_a_function_of_trl_that_is_not_said_to_be_one(tmp_path):

@@ -1,6 +1,7 @@
 """Advantages: one number per sample, from the rewards of a step.
 
-A reward of None or NaN means that the grader failed: the sample leaves its group and gets no advantage.
+A reward of None or NaN means that the sample has none (its grader failed, or no function graded it): it leaves its
+group and gets no advantage.
 """
 
 import math
@@ -19,7 +20,7 @@ Rewards = Sequence[float | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advantages:
-    """`values[g][i]` is the advantage of sample i of group g; None where its grader failed.
+    """`values[g][i]` is the advantage of sample i of group g; None where it has no reward (`num_failed` of them).
 
     A group has advantages of 0 if fewer than two of its samples are graded (`num_too_few`) or all its rewards are
     equal (`num_no_spread`).

@@ -7,10 +7,10 @@
     ipo            (d - 1 / (2 beta))^2, d from means too                    arXiv 2310.12036
     robust         sigmoid, corrected for a known share of flipped labels    arXiv 2403.00409
 
-d is the chosen answer's log-ratio to the stage's initial model minus that of the rejected one. `reference=False` uses
-log-probabilities instead of log-ratios (CPO, arXiv 2401.08417). `sft_weight` adds the cross entropy of the chosen
-tokens (RPO, arXiv 2404.19733). Pairs and tokens are counted over the whole step. A pair of equal answers has d = 0: its
-loss follows from the table, and its gradients cancel.
+d is the chosen answer's log-ratio to the stage's initial model minus that of the rejected one. `sft_weight` adds the
+cross entropy of the chosen tokens (RPO, arXiv 2404.19733). `reference=False` uses log-probabilities instead of
+log-ratios, which is CPO (arXiv 2401.08417) with `sft_weight=1`. Pairs and tokens are counted over the whole step. A
+pair of equal answers has d = 0: its loss follows from the table, and its gradients cancel.
 
 Letters: N scored tokens of a micro-batch; S its sequences; P its preference pairs.
 """

@@ -10,9 +10,9 @@
     vespo       gamma of the         1 / tokens                                 arXiv 2602.10693
                 answer's ratio
 
-`level="sequence"` is GSPO (arXiv 2507.18071); `off_policy_threshold` is the mask of DeepSeek-V3.2 (arXiv 2512.02556).
-Answers and tokens are counted over the whole step. Other libraries divide bnpo by the tokens of the micro-batch, so
-their results depend on how the step is split; here bnpo equals dapo.
+`grpo` with `level="sequence"`, eps 3e-4 and eps_high 4e-4 is GSPO (arXiv 2507.18071). `off_policy_threshold` is the
+mask of DeepSeek-V3.2 (arXiv 2512.02556). Answers and tokens are counted over the whole step. Other libraries divide
+bnpo by the tokens of the micro-batch, so their results depend on how the step is split; here bnpo equals dapo.
 
 Letters: N scored tokens of a micro-batch, concatenated; S its sequences (answers).
 """

@@ -19,8 +19,9 @@ class Attempt:
 # A check returns None for an answer that passes, else the reason: a short constant, which becomes a counter.
 Check = Callable[[Attempt], str | None]
 
-# A grade is a finite number, or the error that kept the grader from giving one.
-Grade = float | GraderError
+# A grade is a finite number, the error that kept the grader from giving one, or None: the grader does not apply to this
+# answer, and adds nothing.
+Grade = float | GraderError | None
 Grader = Callable[[Sequence[Attempt]], Sequence[Grade]]
 
 

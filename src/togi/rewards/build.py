@@ -2,19 +2,22 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from togi.core.errors import RecipeError
 from togi.core.protocols import Scorer
+from togi.rewards.apart import ApartGrader
 from togi.rewards.base import Check, Gate, Grader, Term
+from togi.rewards.calls import Calls
 from togi.rewards.combine import Reward
 from togi.rewards.echo import EchoCheck
-from togi.rewards.function import FunctionGrader, TrlGrader, load_function
+from togi.rewards.function import load_grader
 from togi.rewards.guards import Guard, GuardState
 from togi.rewards.language import Detector, LanguageCheck
 from togi.rewards.length import LengthCheck
-from togi.rewards.model import ModelGrader
+from togi.rewards.model import ModelGrader, WithoutSystem
 from togi.rewards.overlong import OverlongGrader
 from togi.rewards.pattern import PatternCheck
 from togi.rewards.repetition import RepetitionCheck
@@ -40,13 +43,16 @@ from togi.rewards.terminator import TerminatorCheck
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardResources:
     """The resources of a reward: the policy's template, loaded scorers by reference, judges by the names of their
-    terms, a language detector."""
+    terms, a language detector. `calls` tells of the running call of a user's function; `ends` closes processes of
+    graders."""
 
     terminator: str
     turn_starts: tuple[str, ...] = ()
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
     judges: Mapping[str, Scorer] = field(default_factory=dict)
     detect: Detector | None = None
+    calls: Calls = field(default_factory=Calls)
+    ends: ExitStack = field(default_factory=ExitStack)
 
 
 def build_reward(settings: RewardSettings, around: RewardResources) -> Reward:
@@ -118,21 +124,24 @@ def _term(settings: AnyTerm, around: RewardResources) -> Term:
     )
 
 
-def _function(settings: FunctionTerm) -> Grader:
-    function = load_function(Path(settings.file), settings.name, settings.style)
-    if settings.style == "togi":
-        return FunctionGrader(function=function)
-    return TrlGrader(function=function, plain=settings.style == "trl-text")
+def _function(settings: FunctionTerm, around: RewardResources) -> Grader:
+    file, name, style = Path(settings.file), settings.name, settings.style
+    if settings.deadline is None:
+        return load_grader(file, name, style, around.calls)
+    grader = ApartGrader(file=file, name=name, style=style, deadline=settings.deadline, calls=around.calls)
+    around.ends.callback(grader.close)
+    return grader
 
 
 def _grader(settings: AnyTerm, around: RewardResources) -> Grader:
     if isinstance(settings, OverlongTerm):
         return OverlongGrader(max_tokens=settings.max_tokens, cache_tokens=settings.cache_tokens, name=settings.name)
     if isinstance(settings, FunctionTerm):
-        return _function(settings)
+        return _function(settings, around)
     name = term_name(settings)
     judged = isinstance(settings, JudgeTerm)
     ref, among = (name, around.judges) if judged else (settings.scorer, around.scorers)
     if ref not in among:
         raise RecipeError(f"reward term {name}: no {'judge' if judged else 'scorer'} was loaded for {ref}")
-    return ModelGrader(scorer=among[ref], name=name)
+    dropped = not judged and settings.system == "drop"
+    return ModelGrader(scorer=WithoutSystem(among[ref]) if dropped else among[ref], name=name)

@@ -4,7 +4,8 @@
            = bonuses of all gates + sum of weight x shaped(score) over the terms, if all gates pass
 
 Terms never grade an answer that a gate has stopped. A grader that fails is a failure, never a zero: the answer has no
-reward and leaves its group.
+reward and leaves its group. A term that does not apply to an answer adds nothing. An answer to which nothing applies
+has no reward either, but that is no failure.
 """
 
 import math
@@ -20,9 +21,10 @@ from togi.rewards.base import Attempt, Gate, Grade, Term
 class Graded:
     """An answer's reward and its components.
 
-    `total` is None if a grader failed; `failed` then says which and how. `components` holds 1 or 0 for each gate, the
-    raw score for each term, and None for those that did not run. `gate` is "name/reason" of the gate that stopped the
-    answer. `below_fail`: the answer passed every gate, but its terms put it below the best possible failing answer.
+    `total` is None if a grader failed (`failed` then says which and how), or if nothing graded the answer.
+    `components` holds 1 or 0 for each gate, the raw score for each term, and None for those that did not grade it.
+    `gate` is "name/reason" of the gate that stopped the answer. `below_fail`: the answer passed every gate, but its
+    terms put it below the best possible failing answer.
     """
 
     total: float | None
@@ -102,8 +104,9 @@ class Reward:
     def _end(self, state: "_State") -> Graded:
         below = state.open and state.total < self.best_fail
         total = self.best_fail if below and self.floor else state.total
+        graded = any(value is not None for value in state.components.values())
         return Graded(
-            total=total if state.failed is None else None,
+            total=total if graded and state.failed is None else None,
             components=state.components,
             gate=state.gate,
             failed=state.failed,
@@ -138,6 +141,8 @@ def _ask(term: Term, states: Sequence[_State]) -> None:
 def _add(term: Term, state: _State, grade: Grade) -> None:
     if isinstance(grade, GraderError):
         state.failed = f"{term.name}: {grade}"
+    elif grade is None:
+        return
     elif not math.isfinite(grade):
         state.failed = f"{term.name}: prompt {state.attempt.prompt.id}: a score of {grade}"
     else:

@@ -1,14 +1,14 @@
 """Term: a user's own function, from a Python file, in one of two signatures.
 
 `f(prompt, completion) -> number` is called once per answer. With `style: trl`, `f(prompts, completions,
-completion_ids, **columns) -> list of numbers` is called once for all answers, as TRL's GRPOTrainer does.
+completion_ids, **columns) -> list of numbers or None` is called once for all answers, as TRL's GRPOTrainer does.
 """
 
 import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,23 @@ from togi.core.errors import GraderError, InputError
 from togi.core.records import Message
 from togi.core.seeds import digest
 from togi.core.strangers import run_stranger
-from togi.rewards.base import Attempt, Grade
+from togi.rewards.base import Attempt, Grade, Grader
+from togi.rewards.calls import Calls
 from togi.rewards.neighbours import Neighbours
 
 
 @dataclass(frozen=True, slots=True)
 class UserFunction:
-    """A function in a user's file. While it runs, it can import the modules in that file's folder."""
+    """The function `name` in a user's file. While it runs, it can import the modules in that file's folder."""
 
     function: Callable[..., Any]
     beside: Neighbours
+    name: str
+
+    @property
+    def place(self) -> str:
+        """Its name and that of its file, for messages."""
+        return f"{self.name} of {self.beside.file.name}"
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         with self.beside.importable():
@@ -59,7 +66,16 @@ def load_function(file: Path, name: str, style: str = "togi") -> UserFunction:
             f"reward function: {file}: {name} takes `completions`, which is TRL's signature; set style: trl, or write "
             "it as f(prompt, completion)"
         )
-    return UserFunction(function, beside)
+    return UserFunction(function, beside, name)
+
+
+def load_grader(file: Path, name: str, style: str, calls: Calls | None = None) -> Grader:
+    """The grader that calls the function `name` of `file` as `style` says; `calls` tells of the running call. Raises
+    what `load_function` raises."""
+    function, calls = load_function(file, name, style), calls or Calls()
+    if style == "togi":
+        return FunctionGrader(function=function, calls=calls)
+    return TrlGrader(function=function, calls=calls, plain=style == "trl-text")
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -77,7 +93,8 @@ class FunctionGrader:
     An exception, or a result that is not a number, is a failure of that answer alone.
     """
 
-    function: Callable[..., Any]
+    function: UserFunction
+    calls: Calls = field(default_factory=Calls)
 
     def __call__(self, attempts: Sequence[Attempt]) -> list[Grade]:
         return [self._grade(attempt) for attempt in attempts]
@@ -85,7 +102,9 @@ class FunctionGrader:
     def _grade(self, attempt: Attempt) -> Grade:
         completion = replace(attempt.completion, text=attempt.answer)
         try:
-            return _number(run_stranger(lambda: self.function(attempt.prompt, completion), GraderError))
+            with self.calls.during(self.function.place, [attempt]):
+                found = run_stranger(lambda: self.function(attempt.prompt, completion), GraderError)
+            return _number(found)
         except GraderError as error:
             return _of(error, attempt)
 
@@ -95,16 +114,19 @@ class TrlGrader:
     """Calls a function with TRL's signature once for all answers, with their texts before the terminator.
 
     A prompt is a list of messages, a completion a list of one message. With `plain`, both are texts; the prompt's is
-    its last user turn. `columns` are the rows' other columns and `answer`, one list each. A result of None, or one that
-    is not a number, is a failure of that answer. An exception, or a wrong number of results, is a failure of all.
+    its last user turn. `columns` are the rows' other columns and `answer`, one list each. A result of None means, as in
+    TRL, that the function does not apply to that answer; one that is not a number is a failure of that answer. An
+    exception, or a wrong number of results, is a failure of all.
     """
 
     function: UserFunction
+    calls: Calls = field(default_factory=Calls)
     plain: bool = False
 
     def __call__(self, attempts: Sequence[Attempt]) -> list[Grade]:
         try:
-            found = run_stranger(lambda: _plain_list(self.function(**self._arguments(attempts))), GraderError)
+            with self.calls.during(self.function.place, attempts):
+                found = run_stranger(lambda: _plain_list(self.function(**self._arguments(attempts))), GraderError)
             if len(found) != len(attempts):
                 raise GraderError(f"it returned {len(found)} results for {len(attempts)} answers")
         except GraderError as error:
@@ -142,7 +164,7 @@ def _plain_list(found: Any) -> list[Any]:
 
 def _grade(value: Any, attempt: Attempt) -> Grade:
     try:
-        return _number(value)
+        return None if value is None else _number(value)
     except GraderError as error:
         return _of(error, attempt)
 

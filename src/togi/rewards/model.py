@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from togi.core.errors import GraderError
 from togi.core.protocols import Scorer
+from togi.core.records import Message
 from togi.rewards.base import Attempt, Grade
 
 
@@ -26,6 +27,22 @@ class ModelGrader:
         if len(scores) != len(attempts):
             return [GraderError(f"{self.name}: {len(scores)} scores for {len(attempts)} answers")] * len(attempts)
         return [_named(attempt, score) for attempt, score in zip(attempts, scores, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutSystem:
+    """Shows a scorer conversations without their system turns, for one that was trained on user and assistant alone."""
+
+    scorer: Scorer
+
+    def score(self, items: Sequence[tuple[tuple[Message, ...], str]]) -> Sequence[float | GraderError]:
+        """The scores of the answers, in order."""
+        return self.scorer.score([(without_system(messages), answer) for messages, answer in items])
+
+
+def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The turns of a conversation that are not system turns."""
+    return tuple(message for message in messages if message.role != "system")
 
 
 def _named(attempt: Attempt, score: Grade) -> Grade:

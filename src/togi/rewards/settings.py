@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from togi.core.judging import JudgeSettings
-from togi.core.settings import CodePath, ScorerRef, Settings
+from togi.core.settings import CodePath, ScorerRef, Settings, runtime_setting
 
 
 class GateSettings(Settings):
@@ -87,6 +87,10 @@ class PatternGate(GateSettings):
         return value
 
 
+SystemTurns = Literal["keep", "drop"]
+"""Whether a reward model reads the system turns of a prompt."""
+
+
 class TermSettings(Settings):
     """Settings of every term."""
 
@@ -105,6 +109,11 @@ class ModelTerm(ScoreTerm):
 
     type: Literal["model"] = "model"
     scorer: ScorerRef = Field(description="a reward model: one that a stage trained, or one from `models`")
+    system: SystemTurns = Field(
+        default="keep",
+        description="the prompt's system turn in what the reward model reads. drop: leave it out, for a reward model "
+        "that was trained on user and assistant turns alone",
+    )
     name: str | None = Field(default=None, min_length=1, description="name in the logs; the scorer's when absent")
 
 
@@ -117,7 +126,16 @@ class FunctionTerm(ScoreTerm):
     style: Literal["togi", "trl", "trl-text"] = Field(
         default="togi",
         description="signature of the function. togi: f(prompt, completion) -> number. trl: f(prompts, completions, "
-        "completion_ids, **columns) -> list, with lists of messages. trl-text: the same with plain texts",
+        "completion_ids, **columns) -> list, with lists of messages; None in the list adds nothing to that answer, and "
+        "one that nothing grades leaves its group. trl-text: the same with plain texts",
+    )
+    deadline: float | None = runtime_setting(
+        None,
+        "seconds that a call may take; one that takes longer is a failure of its answers, as an exception is. The "
+        "function then runs in a process of its own, which is killed and started again, so it loses what it keeps in "
+        "memory. Without it the run waits for the call, and says so after a minute",
+        gt=0,
+        le=86_400,
     )
 
 

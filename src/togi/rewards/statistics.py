@@ -25,13 +25,15 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardStatistics:
-    """A step's rewards. `components` holds "total" too; `gates` and `failures` count reasons and failed graders."""
+    """A step's rewards. `components` holds "total" too; `gates` and `failures` count reasons and failed graders;
+    `num_ungraded` answers have no reward because nothing applies to them."""
 
     num_answers: int
     components: dict[str, Summary]
     gates: dict[str, int]
     failures: dict[str, int]
     num_below_fail: int
+    num_ungraded: int = 0
 
     @property
     def gate_pass_rate(self) -> float:
@@ -43,6 +45,11 @@ class RewardStatistics:
     def failed_share(self) -> float:
         """Share of the answers that could not be graded."""
         return sum(self.failures.values()) / max(self.num_answers, 1)
+
+    @property
+    def ungraded_share(self) -> float:
+        """Share of the answers to which no gate and no term applies."""
+        return self.num_ungraded / max(self.num_answers, 1)
 
     @property
     def below_fail_share(self) -> float:
@@ -88,6 +95,7 @@ def reward_statistics(graded: Iterable[Graded]) -> RewardStatistics:
         gates=_count(row.gate for row in rows if row.failed is None),
         failures=_count(row.failed.partition(": ")[0] for row in rows if row.failed is not None),
         num_below_fail=sum(row.below_fail for row in rows),
+        num_ungraded=sum(row.total is None and row.failed is None for row in rows),
     )
 
 
