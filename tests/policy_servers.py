@@ -42,6 +42,7 @@ class Server(ThreadingHTTPServer):
         self.calls: list[tuple[str, Any]] = []
         self.wrong: list[str] = []
         self.takes = True
+        self.pages: dict[str, Callable[[], Any]] = {}  # what GET returns, by path
         self.speaks = answers(self)
         self.logprob: Callable[[tuple[int, ...], int], float] = lambda text, at: -1.0
 
@@ -221,6 +222,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
+        if self.path in self.server.pages:
+            self._send(200, self.server.pages[self.path]())
+            return
+        if self.path != "/v1/models":
+            self._send(404, {"detail": "Not Found"})
+            return
         self._send(200, {"data": [{"id": "policy", "owned_by": self.server.speaks.owner, "max_model_len": 256}]})
 
     def do_POST(self) -> None:

@@ -144,7 +144,7 @@ def test_what_waits_for_its_turn_does_not_hold_up_the_end(tmp_path: Path) -> Non
 
 
 def test_a_template_that_adds_to_prompts_makes_later_reservations_larger(tmp_path: Path) -> None:
-    with hostile() as server, client(tmp_path, endpoint(server.url), count=lambda request: 1) as asked:
+    with hostile() as server, client(tmp_path, endpoint(server.url), counter=lambda: lambda request: 1) as asked:
         texts(list(asked.ask(chats(1))))
         before = asked.spending()
         texts(list(asked.ask(chats(60))))
@@ -233,6 +233,14 @@ def test_a_caller_that_stops_ends_what_is_under_way(tmp_path: Path) -> None:
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize("pasted", ["sk_live_51HxAbCdEf", "hf_QwErTyUiOpAsDf", "AKIAIOSFODNN7EXAMPLE"])
+def test_a_key_in_place_of_the_name_of_its_variable_is_not_shown(tmp_path: Path, pasted: str) -> None:
+    made = endpoint("http://user:secret@127.0.0.1:9/v1", key_env=pasted)
+    with client(tmp_path, made) as asked, pytest.raises(RecipeError, match="not shown, because it may be") as error:
+        list(asked.ask(chats(1)))
+    assert pasted not in str(error.value) and "secret" not in str(error.value)
+
+
 # --- the budget -------------------------------------------------------------------------------------------------------
 
 
@@ -256,7 +264,7 @@ def test_a_budget_holds_where_templates_add_to_prompts(tmp_path: Path) -> None:
     """Prompts are estimated at 1 token but cost 11: only the first request is sent without knowing this."""
     with (
         hostile(delay=0.02) as server,
-        client(tmp_path, endpoint(server.url, budget=Budget(tokens=100)), count=lambda request: 1) as asked,
+        client(tmp_path, endpoint(server.url, budget=Budget(tokens=100)), counter=lambda: lambda request: 1) as asked,
     ):
         with pytest.raises(StageError, match="is spent"):
             list(asked.ask(chats(100)))

@@ -85,9 +85,10 @@ def _log_alarm(name: str, message: str) -> None:
 
 
 class Client:
-    """Sends the requests of one run to one endpoint. The budget is kept under the id `run`, across kills. `count`
-    returns the prompt tokens of a request for reservations; by default its bytes are used. `tell` receives alarms.
-    `check` is called while the client waits, and may raise to stop it.
+    """Sends the requests of one run to one endpoint. The budget is kept under the id `run`, across kills. `tell`
+    receives alarms. `check` is called while the client waits, and may raise to stop it. `counter` makes the function
+    that returns the prompt tokens of a request for reservations; it is called once, before the first request is sent.
+    By default a request's bytes are reserved.
 
     The client contacts the server, and reads the key, only when an answer is not in the store.
     """
@@ -98,14 +99,14 @@ class Client:
         store: AnswerStore,
         *,
         run: str,
-        count: Counter | None = None,
+        counter: Callable[[], Counter] | None = None,
         tell: Callable[[str, str], None] = _log_alarm,
         check: Callable[[], None] = _nothing,
     ) -> None:
         self.endpoint, self.store = endpoint, store
         self.account = Account(run, endpoint.name, endpoint.budget, endpoint.price)
         self.progress = Progress()
-        self._count, self._tell, self._check = count, tell, check
+        self._counter, self._tell, self._check = counter, tell, check
         self._background = Background("togi-client")
         self.exchange: Exchange | None = None
         self._abilities: Abilities | None = None
@@ -254,8 +255,9 @@ class Client:
     def _start(self) -> asyncio.AbstractEventLoop:
         """Starts the event loop in its own thread, if it does not run yet, and returns it."""
         if self._background.loop is None:
+            count = None if self._counter is None else self._counter()
             try:
-                self._background.submit(self._open()).result()
+                self._background.submit(self._open(count)).result()
             except TogiError:  # no key, no store
                 self.close()
                 raise
@@ -302,8 +304,8 @@ class Client:
         if self.exchange is not None:
             await self.exchange.close()
 
-    async def _open(self) -> None:
-        self.exchange = Exchange(self.endpoint, self.account, self.store.path, self._count)
+    async def _open(self, count: Counter | None) -> None:
+        self.exchange = Exchange(self.endpoint, self.account, self.store.path, count)
         self._abilities = Abilities(self.exchange, self._tell)
 
     async def _answer(self, request: AnyRequest, name: Name) -> Whole | Failure:

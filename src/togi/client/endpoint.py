@@ -1,6 +1,7 @@
 """The description of a model on a server: address, name, rate limits, budget and price."""
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +9,8 @@ from togi.core.errors import RecipeError
 
 Speaks = Literal["auto", "openai", "vllm", "sglang", "togi"]
 MILLION = 1_000_000
+PLAIN_NAME = re.compile(r"[A-Z][A-Z0-9]{0,15}(_[A-Z0-9]{1,15})*|[a-z]{1,15}(_[a-z]{1,15})*")
+"""Names of environment variables as people choose them; API keys mix cases and digits, or are one long word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,21 @@ def root_of(base: str) -> str:
     return base.removesuffix("/v1")
 
 
+def shown_name(variable: str) -> str:
+    """The name of an environment variable for a message; hidden if it may be the key itself, pasted in its place."""
+    return variable if PLAIN_NAME.fullmatch(variable) else "that it names (not shown, because it may be a key)"
+
+
+def has_key(url: str) -> bool:
+    """Whether a URL has a part before an @, which may contain a key."""
+    return shown_url(url) != url
+
+
+def shown_url(url: str) -> str:
+    """A URL without the part before an @, which may contain a key."""
+    return re.sub(r"//[^/@]*@", "//...@", url)
+
+
 def read_key(endpoint: Endpoint) -> str | None:
     """The key of an endpoint, or None if it needs none. Raises RecipeError if the environment lacks it."""
     if endpoint.key_env is None:
@@ -94,8 +112,8 @@ def read_key(endpoint: Endpoint) -> str | None:
     key = os.environ.get(endpoint.key_env, "").strip()
     if not key:
         raise RecipeError(
-            f"model {endpoint.name}: key_env: the environment variable {endpoint.key_env} is not set; set it to the "
-            f"key of {endpoint.urls[0]}"
+            f"model {endpoint.name}: key_env: the environment variable {shown_name(endpoint.key_env)} is not set; "
+            f"set it to the key of {shown_url(endpoint.urls[0])}"
         )
     if not (key.isascii() and key.isprintable()):
         raise RecipeError(

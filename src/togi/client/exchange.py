@@ -70,7 +70,7 @@ class Exchange:
         self._count = count or _bytes
         self._gate = Gate()
         self._requests, self._tokens = Pace(endpoint.requests_per_minute), Pace(endpoint.tokens_per_minute)
-        self._transport = Transport(read_key(endpoint))
+        self.transport = Transport(read_key(endpoint))
         self._ever = False
         self.losses = 0  # connections that broke or failed: the server may have been replaced since
         self.excess = 0
@@ -79,7 +79,7 @@ class Exchange:
 
     async def close(self) -> None:
         """Closes the connections and the store."""
-        await self._transport.close()
+        await self.transport.close()
         await self._committer.close()
 
     # --- one request --------------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ class Exchange:
         replica.under_way += 1
         replica.asked += 1
         try:
-            reply = await self._transport.send("POST", url, body, seconds)
+            reply = await self.transport.send("POST", url, body, seconds)
         except NoReply as error:
             self.losses += error.broke != "deadline"
             if error.broke == "unsent":
@@ -279,7 +279,7 @@ class Exchange:
             replica = self.replicas.pick() or self.replicas.all[0]
             url = (root_of(replica.base) if at_root else replica.base) + path
             try:
-                reply = await self._transport.send("GET", url, None, min(30.0, self.endpoint.deadline))
+                reply = await self.transport.send("GET", url, None, min(30.0, self.endpoint.deadline))
             except NoReply as error:
                 self._unreachable(replica, str(error))
                 continue
@@ -307,7 +307,7 @@ class Exchange:
         while True:
             await self._turn(NO_TOKENS)
             try:
-                reply = await self._transport.send(method, url, body, self.endpoint.deadline, kind)
+                reply = await self.transport.send(method, url, body, self.endpoint.deadline, kind)
                 self._reached(replica)
                 if reply.status not in failing:
                     check_status(reply, self.endpoint, url)

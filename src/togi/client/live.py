@@ -20,6 +20,7 @@ from togi.client.endpoint import Endpoint, Tokens
 from togi.client.exchange import Exchange
 from togi.client.probe import meet
 from togi.client.store import AnswerStore
+from togi.client.transfer import Transfers, Wire, sleep, wake
 from togi.client.troubles import GivenUp
 from togi.client.wire_base import Call
 from togi.client.wire_samples import (
@@ -50,10 +51,17 @@ NEEDS = {
 
 class LiveClient:
     """A client for one endpoint whose weights the run replaces. The budget is kept under the id `run`. `check` is
-    called while the client waits, and may raise to stop it. The server is contacted at the first call."""
+    called while the client waits, and may raise to stop it. `wire` carries weights that are sent without a folder. The
+    server is contacted at the first call."""
 
     def __init__(
-        self, endpoint: Endpoint, store: AnswerStore, *, run: str, check: Callable[[], None] = lambda: None
+        self,
+        endpoint: Endpoint,
+        store: AnswerStore,
+        *,
+        run: str,
+        check: Callable[[], None] = lambda: None,
+        wire: Wire | None = None,
     ) -> None:
         self.endpoint = endpoint
         self._account = Account(run, endpoint.name, endpoint.budget, endpoint.price)
@@ -62,6 +70,8 @@ class LiveClient:
         self._exchange: Exchange | None = None
         self._met: asyncio.Lock | None = None
         self._known = False
+        self._wire = wire
+        self._transfers: Transfers | None = None
         self.weights: Weights | None = None
 
     @property
@@ -83,6 +93,16 @@ class LiveClient:
         refuses."""
         self.wait(self._submit(lambda exchange: self._take(exchange, weights)))
         self.weights = weights
+
+    def sleep(self) -> bool:
+        """Makes the server free its memory; no request may be under way. Returns whether it sleeps: not if it went away
+        meanwhile. Raises InputError if it cannot."""
+        return self.wait(self._submit(lambda exchange: sleep(_alone(exchange, "engine.sleep"))))
+
+    def wake(self) -> None:
+        """Wakes the server if it sleeps; its weights must then be published again. Raises StageError if it does not
+        wake, InputError if it cannot sleep."""
+        self.wait(self._submit(lambda exchange: wake(_alone(exchange, "engine.sleep"))))
 
     def wait(self, future: "Future[T]") -> T:
         """Waits for the result of a request. Raises TogiError if it fails."""
@@ -131,6 +151,8 @@ class LiveClient:
 
     async def _end(self) -> None:
         if self._exchange is not None:
+            if self._transfers is not None:
+                await self._transfers.part()
             await self._exchange.close()
 
     @property
@@ -157,6 +179,12 @@ class LiveClient:
         return await exchange.fetch(lambda: call, cost, take)
 
     async def _take(self, exchange: Exchange, weights: Weights) -> None:
+        if not weights.folder:
+            assert self._wire is not None
+            transfers = self._transfers or Transfers(_alone(exchange, "engine.publish: transfer"), self._wire)
+            self._transfers = transfers
+            await transfers.send(weights.mark)
+            return
         for replica in exchange.replicas.all:
             for call in orders(weights, exchange.dialect.speaks):
                 try:
@@ -170,3 +198,10 @@ class LiveClient:
                             f"{why}; can the server read that folder? (engine.folder)"
                         )
                     )
+
+
+def _alone(exchange: Exchange, what: str) -> Exchange:
+    """The exchange, if it has a single server. Raises InputError otherwise."""
+    if len(exchange.replicas.all) > 1:
+        raise exchange.end(InputError(f"model {exchange.endpoint.name}: {what} needs a single url; remove the others"))
+    return exchange

@@ -7,7 +7,6 @@ import asyncio
 import gzip
 import io
 import json
-import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 import togi
 from togi.client.connection import MOST_BYTES, Connections, Lost, Place, Unsent, place_of
+from togi.client.endpoint import shown_url
 from togi.client.pacing import retry_after
 from togi.client.wire_base import reason_of
 
@@ -88,7 +88,7 @@ class Transport:
             self._connections.rest(place, connection)
             return _plain(reply)
         except Unsent as error:
-            raise NoReply("unsent", f"{_shown(url)}: cannot be reached: {error}") from None
+            raise NoReply("unsent", f"{shown_url(url)}: cannot be reached: {error}") from None
         except TimeoutError:
             raise NoReply("deadline", f"{url}: no complete answer within {seconds:.0f} s") from None
         except Lost as error:
@@ -110,11 +110,6 @@ class Transport:
         """Closes all connections."""
         self._connections.close()
         await asyncio.sleep(0)
-
-
-def _shown(url: str) -> str:
-    """A URL without the part before an @, which may contain a key."""
-    return re.sub(r"//[^/@]*@", "//...@", url)
 
 
 def _plain(reply: Reply) -> Reply:

@@ -48,8 +48,8 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights for a server to load from a `folder`; `mark` is their version. An `adapter` is loaded under the name
-    `mark`, and replaces the one named `before`."""
+    """Weights for a server to load from a `folder`, or, if that is empty, to receive; `mark` is their version. An
+    `adapter` is loaded under the name `mark`, and replaces the one named `before`."""
 
     folder: str
     mark: str

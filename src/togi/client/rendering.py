@@ -1,0 +1,59 @@
+"""Whether a server's chat template passes every turn of a conversation on to the model, found through its /tokenize
+(vLLM, togi serve): the prompt's tokens change with the text of a turn that the template writes."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from togi.client.endpoint import Endpoint, read_key, root_of
+from togi.client.transport import NoReply, Transport
+from togi.core.records import Message
+
+SECONDS = 30.0
+MORE = " ?!"
+"""What is put after a turn's text."""
+
+
+def unread_roles(endpoint: Endpoint, messages: Sequence[Message]) -> list[str] | None:
+    """The roles of the turns, but for the assistant's, whose text does not reach the model; None if the server does not
+    tokenise conversations. Raises RecipeError if the environment lacks the key."""
+    return asyncio.run(_unread(endpoint, Transport(read_key(endpoint)), messages))
+
+
+async def _unread(endpoint: Endpoint, transport: Transport, messages: Sequence[Message]) -> list[str] | None:
+    places = [place for place, message in enumerate(messages) if message.role != "assistant"]
+    changed = [_changed(messages, place) for place in places]
+    found = []
+    try:
+        for each in (messages, *changed):
+            tokens = await _tokens(endpoint, transport, each)
+            if tokens is None:
+                return None
+            found.append(tokens)
+    finally:
+        await transport.close()
+    whole, *others = found
+    unread = [messages[place].role for place, other in zip(places, others, strict=True) if other == whole]
+    return None if "user" in unread else unread  # no template leaves out questions: the server does not read messages
+
+
+def _changed(messages: Sequence[Message], place: int) -> list[Message]:
+    """The conversation with a longer turn at `place`."""
+    turn = replace(messages[place], content=messages[place].content + MORE)
+    return [*messages[:place], turn, *messages[place + 1 :]]
+
+
+async def _tokens(endpoint: Endpoint, transport: Transport, messages: Sequence[Message]) -> list[Any] | None:
+    """The prompt's token ids of a conversation, None if there is no such reply."""
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    body = json.dumps({"model": endpoint.model, "messages": turns}, ensure_ascii=False)
+    url = root_of(endpoint.bases[0]) + "/tokenize"
+    try:
+        reply = await transport.send("POST", url, body.encode("utf-8", "surrogatepass"), SECONDS)
+        value = reply.json() if reply.status == 200 else None
+    except (NoReply, ValueError, RecursionError):
+        return None
+    tokens = value.get("tokens") if isinstance(value, dict) else None
+    return tokens if isinstance(tokens, list) and tokens else None
