@@ -14,6 +14,7 @@ from togi.cli import main
 from togi.commands.ground import check_shown
 from togi.core.errors import InputError
 from togi.text.grounded import Shown, asked, asked_again
+from togi.text.safety import SAFETY
 from togi.text.template import TEMPLATES
 
 LIST = [
@@ -82,6 +83,21 @@ def test_a_server_is_asked_twice_as_the_card_says(shell, documents):
     assert second["messages"] == turns(asked_again(asked(SHOWN, QUESTION), found["said"]))
     assert [body["temperature"] for body in steps] == [0.0, 0.3]
     assert [body.get("max_tokens", body.get("max_completion_tokens")) for body in steps] == [2048, 2048]
+
+
+def test_sampling_and_the_safety_prompt_are_for_the_answer_alone(shell, documents):
+    with stub_server() as server:
+        server.says = scripted('{"relevant_doc_ids": [0]}', "Они тают.")
+        more = ("--sampling", "llm-jp-3.1", "--safety-prompt", "ru", "--json")
+        ended = shell(*on(server), "--documents", documents, QUESTION, *more)
+    assert ended.exit_code == 0, ended.output
+    first, second = [body for body in server.asked if body["messages"][0]["role"] == "system"]
+    system, *rest = turns(asked(SHOWN, QUESTION))
+    assert first["messages"] == [system, *rest]
+    assert second["messages"][0]["content"] == f"{system['content']}\n\n{SAFETY['ru']}"
+    assert second["messages"][1:-1] == rest
+    assert [(body["temperature"], body["top_p"]) for body in (first, second)] == [(0.0, 1.0), (0.7, 0.95)]
+    assert [body.get("max_tokens", body.get("max_completion_tokens")) for body in (first, second)] == [2048, 2048]
 
 
 def test_what_is_printed_names_files_places_and_ids(shell, tmp_path):
@@ -155,6 +171,31 @@ def test_a_server_that_cannot_be_named_or_refuses(shell, documents):
         assert ended.exit_code == 3 and "this prompt is refused" in ended.stderr
         gone = shell(f"{server.url}#small", "--key-env", "NO_SUCH_KEY", "--documents", documents, QUESTION)
         assert gone.exit_code == 2 and "NO_SUCH_KEY is not set" in gone.stderr
+
+
+def written(*roles: str) -> Any:
+    """A template that writes the turns of these roles alone."""
+    return lambda messages: "".join(turn["content"] for turn in messages if turn["role"] in roles)
+
+
+@pytest.mark.parametrize(
+    ("reads", "says"),
+    [
+        (written("system", "documents", "user"), ""),
+        (written("documents", "user"), "the server's template does not write the turn of the role system"),
+        (written("system", "user"), "the server's template does not write the turn of the role documents"),
+        (lambda messages: "x", "note: the server has no /tokenize for conversations"),
+        (None, "note: the server has no /tokenize for conversations"),
+    ],
+)
+def test_the_template_of_a_server_is_checked_before_it_is_asked(shell, documents, reads, says):
+    with stub_server() as server:
+        server.says, server.reads = scripted('{"relevant_doc_ids": [0]}', "Они тают."), reads
+        ended = shell(*on(server), "--documents", documents, QUESTION)
+    refused = "the server's template" in says
+    assert ended.exit_code == (3 if refused else 0), ended.output
+    assert (says in ended.stderr) if says else (ended.stderr == "")
+    assert bool(server.asked) != refused
 
 
 def test_a_template_that_replaces_the_system_prompt_is_refused():

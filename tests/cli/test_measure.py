@@ -14,6 +14,7 @@ from places import ROOT
 from stub_server import KEY, Stub, stub_server
 from tiny_run import togi
 
+from togi.cli.compare import command as compared
 from togi.cli.measure import measure as measured
 from togi.cli.measure import named_as
 from togi.commands import measure
@@ -189,6 +190,8 @@ def test_what_cannot_be_measured_is_said(place: Path, word: str, said: str):
 def test_a_wrong_benchmark_is_said_before_the_model_is_looked_for(word: str, said: str):
     with pytest.raises(RecipeError, match=re.escape(said)):
         measured.main(["no model", word], standalone_mode=False)
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        compared.main(["no model", "none either", word], standalone_mode=False)
 
 
 def test_a_reward_model_does_not_answer(place: Path):

@@ -6,6 +6,8 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from togi.cli import main
+from togi.cli.models import recommended_for
+from togi.core.sampling import Recommended
 
 LIMIT = ("--limit", "2")
 SCORES = "it scores answers. `togi score {0} FILE` scores those in a file, `togi serve --reward {0}` serves it"
@@ -42,6 +44,19 @@ def test_chat_takes_the_same_words_as_other_commands(shell):
     assert "there are: base, policy\n" in shell("chat", "tiny.yaml:nope").output
     gone = shell("chat", "nofolder", "-m", "Hi")
     assert gone.exit_code == 2 and "'nofolder' is not a model; give a model folder, RECIPE:STAGE" in gone.output
+
+
+def test_a_recipes_recommended_sampling_is_for_the_models_that_it_trains(shell):
+    Path("warm.yaml").write_text("extends: tiny.yaml\ncard: {sampling: vikhr-nemo}\n")
+    told = "recommended sampling (vikhr-nemo): temperature 0.3"
+    for words in (("warm.yaml", "policy"), ("warm.yaml:policy",)):
+        ended = shell("chat", *words, "-m", "Hi", "--max-tokens", "4")
+        assert ended.exit_code == 0 and told in ended.stderr
+        assert recommended_for(Path(words[0]), words[1:]) == Recommended.of("vikhr-nemo")
+    for words in (("warm.yaml", "base"), ("tiny.yaml", "policy")):
+        ended = shell("chat", *words, "-m", "Hi", "--max-tokens", "4")
+        assert ended.exit_code == 0 and "recommended" not in ended.stderr
+        assert recommended_for(Path(words[0]), words[1:]) is None
 
 
 def test_the_command_for_an_unfinished_stage_is_that_of_the_last_run(shell):

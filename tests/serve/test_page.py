@@ -15,6 +15,7 @@ from served import serving
 from starlette.requests import Request
 from starlette.responses import Response
 
+from togi.core.sampling import Recommended
 from togi.rollout.local import Sampler
 from togi.serve.app import Served
 from togi.serve.chat import Speaker, chat_app
@@ -70,6 +71,71 @@ INTERRUPT = """
   tell(seen);
 })();
 """
+RECOMMENDED = """
+(async () => {
+  await loaded();
+  const shown = [at("temperature").value, at("temperature").placeholder], sent = [], fetched = window.fetch;
+  window.fetch = (url, asked) => { sent.push(JSON.parse(asked.body)); return fetched(url, asked); };
+  at("max-tokens").value = 2;
+  at("compare").click();
+  for (const temperature of ["", "0.9"]) {
+    at("temperature").value = temperature;
+    const before = document.querySelectorAll(".turn small").length;
+    type("Hi");
+    await until(() => document.querySelectorAll(".turn small").length === before + 2);
+  }
+  window.fetch = fetched;
+  tell({ shown, sent: sent.map((body) => [body.model, body.temperature ?? null]) });
+})();
+"""
+BROKEN = """
+(async () => {
+  await loaded();
+  const sent = [
+    { choices: [{ delta: { content: "Well, " }, finish_reason: null }] },
+    { error: { message: "no answer within 600 s", type: "server_error", param: null, code: 504 } },
+  ];
+  const text = sent.map((event) => `data: ${JSON.stringify(event)}\\n\\n`).join(""), fetched = window.fetch;
+  window.fetch = async () => new Response(text);
+  type("Hi");
+  await until(() => at("send").textContent === "Send" && talks[0].turns.children.length === 2);
+  window.fetch = fetched;
+  const turn = talks[0].turns.lastChild;
+  tell({ shown: turn.textContent, failed: turn.classList.contains("failed"), kept: talks[0].messages.length });
+})();
+"""
+SYSTEMS = """
+(async () => {
+  await loaded();
+  const seen = [], sent = [], fetched = window.fetch;
+  window.fetch = async (url, asked) => { sent.push(JSON.parse(asked.body)); return new Response(""); };
+  const systems = (body) => body.messages.filter((turn) => turn.role === "system").map((turn) => turn.content);
+  const ask = async () => {
+    sent.length = 0;
+    type("Hi");
+    await until(() => at("send").textContent === "Send");
+    const field = at("system");
+    seen.push([field.value, field.placeholder, Object.fromEntries(sent.map((body) => [body.model, systems(body)]))]);
+  };
+  const choose = (name) => { talks[0].model.value = name; talks[0].model.dispatchEvent(new Event("change")); };
+  const write = (text) => { at("system").value = text; at("system").dispatchEvent(new Event("input")); };
+  await ask();
+  choose("two");
+  await ask();
+  choose("one");
+  at("compare").click();
+  await ask();
+  write("Rhyme.");
+  choose("two");
+  choose("one");
+  await ask();
+  write("");
+  await ask();
+  window.fetch = fetched;
+  tell(seen);
+})();
+"""
+OF_TWO = "Talk like a pirate.\nBe brief. "
 
 
 class Slow(Sampler):
@@ -82,21 +148,23 @@ class Slow(Sampler):
 
 @pytest.fixture
 def server(model) -> Iterator[SimpleNamespace]:
-    """Two models on one page; the script that drives the page reports what it saw."""
+    """Two models on one page, the second with recommended sampling and a system prompt; the script that drives the page
+    reports what it saw."""
     told: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     async def tell(request: Request) -> Response:
         told.put(await request.json())
         return Response()
 
-    def beside(name: str) -> tuple[Served, Speaker]:
+    def beside(name: str, **more: Any) -> tuple[Served, Speaker]:
         engine = Slow(model.net, model.tokenizer, model.template.terminator)
-        served = Served(name=name, kind="causal", limit=model.context, vocabulary=300)
+        served = Served(name=name, kind="causal", limit=model.context, vocabulary=300, **more)
         return served, Speaker(engine=engine, tokenizer=model.tokenizer, template=model.template)
 
-    app = chat_app(*beside("one"), beside=[beside("two")])
+    app = chat_app(*beside("one"), beside=[beside("two", sampling=Recommended.of("vikhr-nemo"), system=OF_TWO)])
     policy = {"Content-Security-Policy": POLICY}
-    for name, script in (("compare", COMPARE), ("interrupt", INTERRUPT)):
+    scripts = {"compare": COMPARE, "interrupt": INTERRUPT, "recommended": RECOMMENDED}
+    for name, script in {**scripts, "broken": BROKEN, "systems": SYSTEMS}.items():
         html = page_text("page.html").replace("</body>", f'<script src="/{name}.js"></script></body>')
         app.router.add_route(f"/{name}", _answers(html, "text/html", policy))
         app.router.add_route(f"/{name}.js", _answers(TOOLS + script, "text/javascript", {}))
@@ -138,3 +206,26 @@ def test_an_answer_under_way_does_not_get_into_a_new_conversation(server, tmp_pa
     for each in found:
         assert each["failed"] == 0 and each["button"] == "Stop", "an empty field of tokens means the default"
         assert each["kept"] == [[], []] and each["turns"] == 0
+
+
+@needs_browser
+def test_an_empty_temperature_is_the_models_own(server, tmp_path: Path):
+    found = driven(server, "recommended", tmp_path)
+    assert found["shown"] == ["", "0.7 / 0.3"]
+    assert sorted(found["sent"][:2]) == [["one", 0.7], ["two", None]], "the server has the settings of the second"
+    assert sorted(found["sent"][2:]) == [["one", 0.9], ["two", 0.9]]
+
+
+@needs_browser
+def test_an_error_in_a_stream_stands_where_the_answer_would(server, tmp_path: Path):
+    assert driven(server, "broken", tmp_path) == {"shown": "no answer within 600 s", "failed": True, "kept": 0}
+
+
+@needs_browser
+def test_the_system_prompt_is_that_of_each_model_until_the_user_writes_one(server, tmp_path: Path):
+    alone, trained, compared, typed, emptied = driven(server, "systems", tmp_path)
+    assert alone == ["", "none", {"one": []}]
+    assert trained == [OF_TWO, "none", {"two": [OF_TWO]}], "with its lines and spaces, as in training"
+    assert compared == ["", "each model's own", {"one": [], "two": [OF_TWO]}]
+    assert typed == ["Rhyme.", "none", {"one": ["Rhyme."], "two": ["Rhyme."]}]
+    assert emptied == ["", "none", {"one": [], "two": []}]

@@ -1,10 +1,21 @@
+from pathlib import Path
+
 import pytest
 from tokenizers_made import byte_bpe, unigram
 
 from togi.core.errors import InputError, RecipeError
 from togi.core.records import Message
-from togi.text.template import TEMPLATE_NAMES, TEMPLATES, TOKENIZER_BOS, Template, get_template, own_template
+from togi.text.template import (
+    TEMPLATE_NAMES,
+    TEMPLATES,
+    TOKENIZER_BOS,
+    Template,
+    file_template,
+    get_template,
+    own_template,
+)
 
+FIXED = "以下は、タスクを説明する指示です。要求を適切に満たす応答を書きなさい。"
 SYSTEM = Message("system", "Be brief.")
 ASK, REPLY, MORE = Message("user", "Hello there"), Message("assistant", "the cat sat."), Message("user", "日本語?")
 
@@ -18,9 +29,9 @@ ASK, REPLY, MORE = Message("user", "Hello there"), Message("assistant", "the cat
         ),
         (
             "llm-jp",
-            "<s>以下は、タスクを説明する指示です。要求を適切に満たす応答を書きなさい。"
-            "\n\n### 指示:\nHello there\n\n### 応答:\n",
+            f"<s>{FIXED}\n\n### 指示:\nHello there\n\n### 応答:\n",
         ),
+        ("llm-jp-system", "<s>Be brief.\n\n### 指示:\nHello there\n\n### 応答:\n"),
         ("sarashina", "<|system|>Be brief.</s><|user|>Hello there</s><|assistant|>"),
         (
             "llama3",
@@ -111,6 +122,28 @@ def test_unknown_names_and_keys() -> None:
     assert tuple(TEMPLATES) == TEMPLATE_NAMES[:-1]
 
 
+@pytest.mark.parametrize("name", list(TEMPLATES))
+def test_only_llm_jp_replaces_system_turns(name: str) -> None:
+    given = [TEMPLATES[name].writes_system(text) for text in ("Be brief.", "  Be brief.\n")]
+    assert given == [name != "llm-jp"] * 2
+    assert TEMPLATES[name].writes_system(FIXED)
+
+
+@pytest.mark.parametrize(
+    ("system", "written"),
+    [("", False), ("Be kind.", False), ("{{ m.content | upper }}", True), ("{{ m.oops }}", False)],
+)
+def test_own_template_that_leaves_out_system_turns(system: str, written: bool) -> None:
+    source = (
+        f"{{% for m in messages %}}{{% if m.role == 'system' %}}{system}{{% else %}}"
+        "{{ m.role + ': ' + m.content + '</s>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    template = own_template(with_template(source))
+    assert template.writes_system("Be brief.") is written
+    assert own_template(with_template(GEMMA)).writes_system("Be brief."), "it refuses system turns by itself"
+
+
 def test_unknown_role_and_empty_conversation() -> None:
     with pytest.raises(InputError, match="no role 'documents'; it knows system, user, assistant"):
         TEMPLATES["sarashina"].chat_text([Message("documents", "x")])
@@ -157,6 +190,23 @@ def test_own_template_without_terminator() -> None:
     source = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}"
     with pytest.raises(RecipeError, match="no terminator"):
         own_template(with_template(source))
+
+
+LATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if 'BOOM' in m.content %}{{ 1 // 0 }}{% endif %}{{ m.content }}"
+    "{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_a_template_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = with_template("{{ 1 // 0 }}")
+    monkeypatch.setattr(own, "name_or_path", "/models/mine")
+    with pytest.raises(InputError, match=r"^/models/mine: the chat template fails on a conversation of user: ZeroDiv"):
+        own_template(own)
+    (tmp_path / "late.jinja").write_text(LATE)
+    late = file_template(tmp_path / "late.jinja", with_template(None))
+    with pytest.raises(InputError, match=r"^late\.jinja: the chat template fails on a conversation of user: ZeroDiv"):
+        late.prompt_text([Message("user", "BOOM")])
 
 
 def test_a_template_that_puts_nothing_between_turns() -> None:

@@ -65,11 +65,12 @@ def _printed(cell: CellView | None, column: ColumnView) -> str:
 
 
 def _notes(found: BenchmarkView) -> list[str]:
-    """The dropped rows, the questions that models were trained on, and the meaning of columns."""
+    """The dropped rows, what is known of overlap with the models' training data, and the meaning of columns."""
     dropped = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in found.dropped.items())
-    leaks = ", ".join(f"{name} {count:,}" for name, count in found.leaks.items())
+    leaks = ", ".join(f"{name} {'unknown' if n is None else f'{n:,}'}" for name, n in found.leaks.items())
     told = [f"left out: {dropped}"] if dropped else []
     told += [f"questions that a model was trained on: {leaks}"] if leaks else []
+    told += [f"decontaminated against these questions: {name}: {said}" for name, said in found.decontaminated.items()]
     told += [f"{column.name}: {column.note}" for column in found.columns if column.note]
     return [*told, *found.notes, *(f"published: {each.where}" for each in found.published)]
 
@@ -88,6 +89,7 @@ def benchmark_json(found: BenchmarkView) -> dict[str, Any]:
             for part in found.parts
         ],
         "leaks": dict(found.leaks),
+        "decontaminated": dict(found.decontaminated),
         "notes": list(found.notes),
         "level": found.level,
         "mark": found.mark,

@@ -7,9 +7,11 @@ from typing import Any
 import click
 
 from togi.cli.common import run_option
-from togi.cli.models import of_run, of_target
+from togi.cli.models import of_run, of_target, recommended_for
+from togi.cli.speaking import safety_option, safety_text, sampling_option
 from togi.core.errors import RecipeError
 from togi.core.library_log import library_warnings_kept
+from togi.core.sampling import NONE
 from togi.recipe.store import home, store_folder
 
 
@@ -19,6 +21,12 @@ from togi.recipe.store import home, store_folder
 @run_option
 @click.option("--system", help="A system message; '' means none.  [default: that of the model's training]")
 @click.option("--message", "-m", help="Send this message, print the answer and exit.")
+@safety_option
+@sampling_option(
+    "Sampling settings of a published card, or the plain defaults.  [default: those recommended for the model, else "
+    "of its training]",
+    NONE,
+)
 @click.option("--temperature", type=click.FloatRange(0, 2), help="Randomness; 0 is greedy.  [default: 0.7]")
 @click.option(
     "--top-p",
@@ -47,7 +55,7 @@ def command(
     system: str | None,
     message: str | None,
     as_json: bool,
-    **sampling: Any,
+    **more: Any,
 ) -> None:
     """Talk to a model that a recipe trained or declares.
 
@@ -55,14 +63,22 @@ def command(
     RECIPE:STAGE, package:NAME, or a hub's id. The chat uses the model's own template and terminator, and the system
     prompt and sampling of its training if they are known, and prints them. With KEY=VALUE it is the model of `togi run`
     with the same words, otherwise that of the recipe's last run; with --run ID and only the name of a stage, that of an
-    earlier run. An empty line or Ctrl-D ends the chat.
+    earlier run. The safety prompt follows the system prompt of training. An empty line or Ctrl-D ends the chat.
     """
     if as_json and message is None:
         raise RecipeError("command line: --json goes with --message")
     if message is not None and not message.strip():
         raise RecipeError("command line: --message is empty; ask something")
+    language, preset = more.pop("safety_prompt"), more.pop("sampling")
+    if language is not None and system:
+        raise RecipeError("command line: --safety-prompt: --system is given; write all of it there, or leave one out")
     source = of_run(target, words, run) if run is not None else of_target(target, words)
-    given = {name: value for name, value in sampling.items() if value not in (None, ())}
+    given = {name: value for name, value in more.items() if value not in (None, ())}
     work = importlib.import_module("togi.commands.chat")  # imports torch: errors above must not wait for it
+    recommended = None if run is not None else recommended_for(target, words)
+    wanted = work.Wanted(
+        system=system, message=message, given=given, preset=preset, safety=safety_text(language), as_json=as_json,
+        recommended=recommended,
+    )  # fmt: skip
     with library_warnings_kept(home()):
-        work.chat(source, store_folder(), system, message, given, as_json)
+        work.chat(source, store_folder(), wanted)

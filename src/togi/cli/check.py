@@ -16,7 +16,7 @@ from togi.cli.planned import costs
 from togi.core import hub
 from togi.core.errors import InputError
 from togi.core.library_log import library_warnings_kept
-from togi.core.settings import references
+from togi.core.settings import Ref, references
 from togi.core.sources import ModelSource
 from togi.core.terminal import say
 from togi.data.presets import gated
@@ -42,8 +42,8 @@ def command(recipe: Path, overrides: tuple[str, ...], limit: int | None, offline
 
     Reads every row of the data and renders each stage's rows with its own model, template, system prompt, limits and
     mask. Shows the first, the longest and a random row, with the tokens that carry loss in brackets, and the
-    distribution of lengths. Asks each model server for a few tokens. Reports every error that a run would hit before it
-    loads weights. Loads no weights.
+    distribution of lengths. Asks each model server for a few tokens. Compares the sizes that a recipe states (shape)
+    with the models. Reports every error that a run would hit before it loads weights. Loads no weights.
     """
     graph = load_graph(recipe, overrides, limit)  # reports a misspelt key before anything heavy is imported
     check_trackers(graph.recipe.track)
@@ -55,20 +55,37 @@ def command(recipe: Path, overrides: tuple[str, ...], limit: int | None, offline
         work = importlib.import_module("togi.commands.check")
         with library_warnings_kept(home()):
             found = work.check(_stages(graph, work.CheckedStage), store_folder(), _progress, servers.contexts)
+        shapes = importlib.import_module("togi.commands.check_shapes").check_shapes(_shaped(graph))
+    found.problems += shapes.problems
     more = [each for each in found.unverified if not any(told.startswith(each) for told in away)]
     found.unverified = list(dict.fromkeys([*away, *more]))
     absent = work.absent_devices(graph.recipe.models, graph.recipe.hardware)
     notes = [*_unused(graph.recipe), *unpinned(graph.recipe), *notes_on(graph), *absent, *servers.notes]
+    notes += shapes.notes
     notes += [f"not verified: {each}" for each in found.unverified]
+    problems = [*found.problems, *servers.problems]
+    planned = {} if problems else _planned(graph)
+    notes += [f"{name}: {alarm}" for name, cost in planned.items() for alarm in cost.alarms]
     if as_json:
         print_json({**asdict(found), "endpoints": servers.to_json(), "notes": notes})
     else:
         _print(found, notes)
         servers.say()
-    if problems := [*found.problems, *servers.problems] or _too_small(graph):
+    if problems := problems or [each for cost in planned.values() for each in cost.problems]:
         raise InputError("\n".join(problems))
     if not as_json:
         say(f"{recipe}: {len(graph.nodes)} stages, every key, reference, file and template fits")
+
+
+def _shaped(graph: Graph) -> dict[str, tuple[ModelSource, str]]:
+    """The models that stages read and whose shape comes with the recipe, with its place there, by name."""
+    found = {Ref(ref).name: at for node in graph.nodes.values() for ref, at in node.inputs.items()}
+    where = graph.recipe.tree.where
+    return {
+        name: (at, where(("models", name, "shape")))
+        for name, at in found.items()
+        if isinstance(at, ModelSource) and at.shape
+    }
 
 
 def _unused(recipe: Recipe) -> list[str]:
@@ -79,12 +96,12 @@ def _unused(recipe: Recipe) -> list[str]:
     return [f"{each}: no stage uses it, so it was not checked" for each in found]
 
 
-def _too_small(graph: Graph) -> list[str]:
-    """The unfinished stages that do not fit on the recipe's devices; finished stages have fitted somewhere."""
+def _planned(graph: Graph) -> dict[str, Any]:
+    """The costs of the unfinished stages, by name; finished stages have fitted somewhere."""
     store = store_folder()
     left = [n.name for n in graph.nodes.values() if not is_done(store / n.folder_name)]
-    found = costs(graph, store) if graph.recipe.hardware and left else {}
-    return [problem for name in left if name in found for problem in found[name].problems]
+    found = costs(graph, store) if left else {}
+    return {name: found[name] for name in left}
 
 
 def _fetch(graph: Graph) -> list[str]:

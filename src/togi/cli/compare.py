@@ -66,6 +66,7 @@ def command(
 def _models(work: Any, a: str, b: str, benchmarks: tuple[str, ...], as_json: bool, more: dict[str, Any]) -> Any:
     """Measures both models in one run, and compares them; also returns the counts of bad rows."""
     measure = importlib.import_module("togi.commands.measure")
+    measure.refuse_unknown(benchmarks)
     key, template, reward = more["key_env"], more["template"], more["reward"]
     models = [named_as(measure, each, None, key, template, reward) for each in (a, b)]
     judge = more["judge"] and named_as(measure, more["judge"], None, key)

@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from togi.cli.models import beside, named_either, named_model, named_records, trained_by
+from togi.cli.speaking import sampling_option
 from togi.core.errors import RecipeError
 from togi.core.library_log import library_warnings_kept
+from togi.core.sampling import Recommended
 from togi.recipe.store import home, store_folder
 
 
@@ -36,6 +38,7 @@ from togi.recipe.store import home, store_folder
     show_default=True,
     help="Question for the base, trained and exported model, whose greedy answers are shown; '' asks nothing.",
 )
+@sampling_option("Store this card's sampling settings as recommended.  [default: those of the recipe's `card:`]")
 @click.option("--template", metavar="NAME", help="Chat template by name.  [default: the model's own]")
 @click.option("--revision", help="Commit, tag or branch of a hub's model.  [default: main]")
 @click.option(
@@ -51,7 +54,10 @@ def command(model: str, folder: Path, form: str | None, kept: str | None, reward
 
     If MODEL is RECIPE:STAGE of a stage that outputs records, its outputs become splits of a data set, with a data card.
     """
+    sampling = None if more["sampling"] is None else Recommended.of(more["sampling"])
     if (records := named_records(model)) is not None:
+        if sampling is not None:
+            raise RecipeError(f"command line: --sampling is for models, and {model!r} outputs records; leave it out")
         _export_data(Path(model.rpartition(":")[0]).parent, records, folder, form, more["as_json"])
         return
     if form == "parquet":
@@ -64,7 +70,9 @@ def command(model: str, folder: Path, form: str | None, kept: str | None, reward
     trained = None if (known := trained_by(model)) is None else work.Trained(**known)
     form, question, kind = form or "merged", more["question"] or None, "reward" if scores else "causal"
     source = beside(model, source) if form == "adapter" else source
-    wanted = work.Wanted(folder=folder, format=form, kept=kept, kind=kind, question=question, trained=trained)
+    wanted = work.Wanted(
+        folder=folder, format=form, kept=kept, kind=kind, question=question, trained=trained, sampling=sampling
+    )
     with library_warnings_kept(home()):
         work.export(source, store_folder(), wanted, more["as_json"])
 

@@ -9,8 +9,10 @@ import click
 
 from togi.cli.common import json_option
 from togi.cli.models import named_endpoint, named_model
+from togi.cli.speaking import safety_option, safety_text, sampling_option
 from togi.core.errors import RecipeError
 from togi.core.library_log import library_warnings_kept
+from togi.core.sampling import Recommended
 from togi.recipe.store import home, store_folder
 
 
@@ -37,6 +39,8 @@ from togi.recipe.store import home, store_folder
 @click.option(
     "--embedder", metavar="MODEL", help="Select documents by this model's embeddings.  [default: by words, BM25]"
 )
+@sampling_option("Sampling settings of a published card for the answer.  [default: temperature 0.3]")
+@safety_option
 @click.option("--max-tokens", type=click.IntRange(1), default=2048, show_default=True, help="Longest answer.")
 @click.option("--template", metavar="NAME", help="Chat template by name.  [default: the model's own]")
 @click.option("--revision", help="Revision of a hub's or a server's model.  [default: main]")
@@ -49,7 +53,8 @@ def command(model: str, question: str, documents: Path, embedder: str | None, as
     MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub's id, or URL#NAME of a server, and must be trained for
     grounded answers: it first names the relevant documents (at temperature 0), then answers (at 0.3), under the system
     prompt of that training. The files of a folder are split into parts; those that match the question best get the ids
-    0, 1 and so on. A JSON list of up to --most documents is shown whole and in order.
+    0, 1 and so on. A JSON list of up to --most documents is shown whole and in order. --sampling and --safety-prompt
+    change only the second step; the safety prompt follows the system prompt of the training.
     """
     if not question.strip():
         raise RecipeError("command line: QUESTION is empty; ask something")
@@ -64,6 +69,8 @@ def command(model: str, question: str, documents: Path, embedder: str | None, as
         embedder=finder,
         max_tokens=more["max_tokens"],
         seed=more["seed"],
+        sampling=None if more["sampling"] is None else Recommended.of(more["sampling"]),
+        safety=safety_text(more["safety_prompt"]),
     )
     with library_warnings_kept(home()):
         work.ground(source, store_folder(), wanted, as_json)

@@ -13,6 +13,7 @@ from togi.client.endpoint import Endpoint
 from togi.core.errors import RecipeError
 from togi.core.outside import read_object
 from togi.core.records import KINDS
+from togi.core.sampling import Recommended
 from togi.core.settings import MAIN
 from togi.core.sources import ADAPTER_CONFIG, HUB_ID, PACKAGE, ModelSource
 from togi.recipe.endpoint_spec import replayed
@@ -135,9 +136,26 @@ def trained_by(text: str) -> dict[str, Any] | None:
     found = load_graph(Path(recipe)).recipe
     if name not in found.stages:
         return None
-    texts = {key: value for key, value in found.card.model_dump().items() if isinstance(value, str)}
-    said = {"languages": found.card.language, "licence": found.card.licence}
+    card = found.card.model_dump(exclude={"sampling"})
+    texts = {key: value for key, value in card.items() if isinstance(value, str)}
+    sampling = None if found.card.sampling is None else Recommended.of(found.card.sampling)
+    said = {"languages": found.card.language, "licence": found.card.licence, "sampling": sampling}
     return {"run": run_folder(found.name), "stage": name, "recipe": Path(recipe), "texts": texts, **said}
+
+
+def recommended_for(target: Path | None, words: tuple[str, ...] = ()) -> Recommended | None:
+    """The sampling that a recipe recommends for the models that it trains, if `of_target` finds one of them here; None
+    for any other model."""
+    recipe, _, name = str(target).rpartition(":")
+    if recipe and os.path.isfile(recipe):
+        return recommended_for(Path(recipe), (name, *words))
+    if target is None or not os.path.isfile(target):
+        return None
+    found = load_graph(target, tuple(word for word in words if "=" in word)).recipe
+    specs = [found.models[word] for word in words if word in found.models]
+    if found.card.sampling is None or any(made_by(spec) is None for spec in specs):
+        return None
+    return Recommended.of(found.card.sampling)
 
 
 def beside(text: str, source: ModelSource) -> ModelSource:

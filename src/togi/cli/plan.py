@@ -29,7 +29,7 @@ def command(recipe: Path, overrides: tuple[str, ...], limit: int | None, compute
     time from the speed of the last finished stage of the same type. If the recipe names its hardware, memory and time
     are those of its devices, and a stage that does not fit is an error that suggests settings that fit. For models on
     servers the plan shows calls, tokens and money, including answers that are already stored. It lists what is not
-    known yet.
+    known yet, and what the settings ask for and cannot have.
     """
     graph = load_graph(recipe, overrides, limit)
     store = store_folder()
@@ -50,7 +50,7 @@ def command(recipe: Path, overrides: tuple[str, ...], limit: int | None, compute
 def _print(rows: list[dict[str, Any]], models: Any) -> None:
     say_table(("stage", "type", "state", "took", "from", "what it takes"), [_cells(row) for row in rows], right=(3,))
     _say_models(models)
-    for word, key in (("note", "notes"), ("not known", "unknown")):
+    for word, key in (("ALARM", "alarms"), ("note", "notes"), ("not known", "unknown")):
         for text, stages in _told(rows, key).items():
             say(f"{word}: {', '.join(stages)}: {text}")
     for row in rows:

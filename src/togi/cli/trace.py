@@ -10,7 +10,7 @@ import click
 
 from togi.cli.common import json_option, load_graph, print_json, run_command, stage_folder
 from togi.core.records import KINDS
-from togi.core.settings import references
+from togi.core.settings import ingredients, references
 from togi.core.sources import ModelSource
 from togi.core.tables import say_table
 from togi.core.terminal import say
@@ -53,13 +53,15 @@ def _place(work: Any, graph: Graph, node: Node, recipe: Path, overrides: tuple[s
     records = {name: output_path(kind, name) for name, kind in kinds.items()}
     for path in records.values() if is_done(folder) else ():
         hold_whole(folder, run_command(recipe, overrides, redo=node.name), only=path)
-    reads = [(node.inputs[ref], ref.output) for _, ref in references(node.settings)]
+    taken = ingredients(node.settings)
+    refs = [ref for _, ref in references(node.settings) if not isinstance(node.inputs[ref], ModelSource)]
     return work.Place(
         stage=node.name,
         type=node.settings.type,
         folder=folder,
         files={name: folder / path for name, path in records.items()},
-        reads=[(stage, output) for stage, output in reads if not isinstance(stage, ModelSource)],
+        reads=[(node.inputs[ref], ref.output) for ref in refs if ref in taken],
+        apart=[(node.inputs[ref], ref.output) for ref in refs if ref not in taken],
     )
 
 

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 from togi.client.answers import Failure
 from togi.client.client import Client
 from togi.client.endpoint import Endpoint
+from togi.client.rendering import unread_roles
 from togi.client.requests import ChatRequest
 from togi.client.store import AnswerStore
 from togi.core.errors import InputError
 from togi.core.protocols import Request
 from togi.core.records import Message, SamplingParams
+from togi.core.sampling import Recommended
 from togi.core.seeds import derive
 from togi.core.sources import ModelSource
 from togi.core.tables import say_table
@@ -27,7 +29,12 @@ from togi.report.formatting import plural
 from togi.rollout.local import Sampler
 from togi.text.grounded import ANSWER, IDS, MAX_TOKENS, Relevant, asked, asked_again, read_relevant, role_left_out
 from togi.text.render import render_prompt
+from togi.text.safety import joined
 
+CANNOT_TELL = (
+    "note: the server has no /tokenize for conversations, so it is unknown whether its template writes the system "
+    "prompt and the documents, which a grounded answer needs"
+)
 MOST = 6
 """Documents shown with a question, as in the data of the card."""
 
@@ -35,7 +42,7 @@ MOST = 6
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """The request: `most` parts of at most `longest` characters are shown. `embedder` selects them, or BM25 if it is
-    None."""
+    None. `sampling` and the system prompt `safety` are for the answer, not for the ids."""
 
     documents: Path
     question: str
@@ -44,6 +51,8 @@ class Wanted:
     embedder: ModelSource | None = None
     max_tokens: int = MAX_TOKENS
     seed: int = 0
+    sampling: Recommended | None = None
+    safety: str = ""
 
 
 def ground(model: ModelSource | Endpoint, cache: Path, wanted: Wanted, as_json: bool) -> None:
@@ -121,7 +130,10 @@ class Said:
 
 
 class Voice(Protocol):
-    """A model that answers a conversation, and streams its text to `show`."""
+    """A model that answers a conversation, and streams its text to `show`. `check` raises InputError if it does not
+    read all turns."""
+
+    def check(self, messages: Sequence[Message]) -> None: ...
 
     def ask(self, messages: Sequence[Message], params: SamplingParams, show: Callable[[str], None]) -> Said: ...
 
@@ -148,15 +160,24 @@ class Answer:
 
 
 def ask(voice: Voice, chosen: Chosen, wanted: Wanted, show: Callable[[str], None]) -> Answer:
-    """Runs both steps. The second one sees the unchanged output of the first, as in training."""
+    """Runs both steps. The second one sees the unchanged output of the first, as in training. Its system prompt may be
+    followed by the safety prompt; the first step, whose output is parsed, is always as in training."""
     first = asked(shown_of(chosen.parts), wanted.question)
-    ids, answer = (replace(step, max_tokens=wanted.max_tokens, seed=wanted.seed) for step in (IDS, ANSWER))
+    steps = (IDS, replace(ANSWER, **({} if wanted.sampling is None else wanted.sampling.values())))
+    voice.check(first)
+    ids, answer = (replace(step, max_tokens=wanted.max_tokens, seed=wanted.seed) for step in steps)
     said = voice.ask(first, ids, lambda text: None)
     relevant = read_relevant(said.text, len(chosen.parts))
     show(_helped(said, relevant) + "\n\n")
-    second = voice.ask(asked_again(first, said.text), answer, show)
+    second = voice.ask(asked_again(_safe(first, wanted.safety), said.text), answer, show)
     show("\n" if second.whole else f" […]\n(cut at {wanted.max_tokens} tokens; raise --max-tokens for more)\n")
     return Answer(said, relevant, second)
+
+
+def _safe(first: Sequence[Message], safety: str) -> tuple[Message, ...]:
+    """The first step with `safety` after its system prompt."""
+    system, *rest = first
+    return (replace(system, content=joined(system.content, safety)), *rest)
 
 
 def _helped(said: Said, relevant: Relevant | None) -> str:
@@ -195,10 +216,12 @@ class Here:
         self.model = model
         self.sampler = Sampler(model.net, model.tokenizer, model.template.terminator, batch_rows=1)
 
-    def ask(self, messages: Sequence[Message], params: SamplingParams, show: Callable[[str], None]) -> Said:
-        """Raises InputError if the template leaves out the system prompt or the documents, or if the context is too
-        short."""
+    def check(self, messages: Sequence[Message]) -> None:
+        """Raises InputError if the template leaves out the system prompt or the documents."""
         check_shown(self.model.template.name, self.model.template.prompt_text(messages), messages)
+
+    def ask(self, messages: Sequence[Message], params: SamplingParams, show: Callable[[str], None]) -> Said:
+        """Raises InputError if the context is too short."""
         ids = render_prompt(self.model.template, self.model.tokenizer, messages)
         seeds = (derive(params.seed, "ground", len(messages)),)
         number = self.sampler.add(Request(prompt_ids=tuple(ids), params=params, seeds=seeds, stream=True))
@@ -216,6 +239,19 @@ class There:
     """A model on a server, which renders the conversation itself."""
 
     client: Client
+
+    def check(self, messages: Sequence[Message]) -> None:
+        """Raises InputError if the server's template leaves out the system prompt or the documents; prints a note if
+        the server cannot tell."""
+        unread = unread_roles(self.client.endpoint, messages)
+        if unread is None:
+            say(CANNOT_TELL, err=True)
+        elif unread:
+            raise InputError(
+                f"{self.client.endpoint.urls[0]}: the server's template does not write the turn of the role {unread[0]}"
+                ", which a grounded answer needs: serve a model that was trained for it, or with a template that "
+                "accepts any role (togi serve --template llama3, llama3-text, vikhr-nemo)"
+            )
 
     def ask(self, messages: Sequence[Message], params: SamplingParams, show: Callable[[str], None]) -> Said:
         """Raises InputError with the server's message if it refuses the conversation."""

@@ -1,20 +1,24 @@
 """Serves models over HTTP until a signal arrives."""
 
+import logging
 import resource
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import uvicorn
 from fastapi import FastAPI
 
+from togi.commands.stored import TRAINING, Stored, read_stored
 from togi.core.errors import InputError, RecipeError
+from togi.core.ranks import ALONE
+from togi.core.sampling import PresetName, Recommended
 from togi.core.sources import ModelSource
 from togi.core.terminal import say
 from togi.model.embed import SentenceEmbedder, embeds
@@ -22,16 +26,24 @@ from togi.model.encoder_scorer import EncoderScorer, load_scorer_of
 from togi.model.load import load
 from togi.rollout.local import Sampler
 from togi.rollout.prompt_logprobs import text_logprobs
+from togi.rollout.transfer import Receiver
 from togi.serve.app import Served
 from togi.serve.chat import Speaker, chat_app
 from togi.serve.connections import server_config
 from togi.serve.embed import embed_app
 from togi.serve.limits import Limits
 from togi.serve.reward import reward_app
-from togi.stages.arithmetic import model_device
+from togi.serve.transfer import add_transfers
+from togi.stages.arithmetic import chosen_numerics, model_device, use_threads
+from togi.text.safety import check_system, joined
+
+log = logging.getLogger(__name__)
 
 LAST_SECONDS = 5
 """Seconds that requests in flight may take after the server is asked to end."""
+
+SHOWN = 300
+"""Characters of a system prompt in a line of the log."""
 
 MOST_FILES = 65536
 OWN_FILES = 128
@@ -47,8 +59,11 @@ Sources = Mapping[str, ModelSource]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """The address and limits of a server; clients must send `key` unless it is empty. `updates`: clients may also load
-    weights from a folder of this machine. `dtype` is the type of weights and matrix multiplications; embedders keep
-    float32. Each language model keeps the keys of earlier requests in `prefix_bytes`."""
+    weights from a folder of this machine, or send them over a connection that the server opens to them. `dtype` is the
+    type of weights and matrix multiplications (auto: that of a run on this machine); embedders keep float32. `threads`
+    compute; 0: as many as the library takes. Each language model keeps the keys of earlier requests in `prefix_bytes`,
+    and samples by default as `preset` says (None: as its folder recommends, else as in `recommended`). Conversations
+    without a system prompt get `system` (TRAINING: that of each model's training), followed by `safety`."""
 
     host: str
     port: int
@@ -56,7 +71,12 @@ class Place:
     limits: Limits
     updates: bool = False
     dtype: str = "float32"
+    threads: int = 0
     prefix_bytes: int = 0
+    preset: PresetName | Literal["none"] | None = None
+    recommended: Mapping[str, Recommended] = field(default_factory=dict)
+    system: str = ""
+    safety: str = ""
 
 
 class _Server(uvicorn.Server):
@@ -77,6 +97,9 @@ def serve(sources: Mapping[str, ModelSource], cache: Path, reward: bool, place: 
     it failed.
     """
     with _bound(place) as listener:
+        if place.threads:
+            use_threads(place.threads)
+        place = replace(place, dtype=chosen_numerics(cache, place.dtype, ALONE).compute_dtype)
         served_by: list[_Server] = []
 
         def died() -> None:
@@ -85,6 +108,10 @@ def serve(sources: Mapping[str, ModelSource], cache: Path, reward: bool, place: 
 
         first = next(iter(sources.values()))
         kind = "reward" if reward else "embedder" if len(sources) == 1 and embeds(first, cache) else "causal"
+        if kind == "embedder" and (place.preset or place.system or place.safety):
+            raise RecipeError(
+                "command line: --sampling, --system and --safety-prompt are for language models, not for embedders"
+            )
         app = APPS[kind](sources, cache, place, died)
         limits = replace(place.limits, connections=_connections())
         config = server_config(app, limits, log_level="warning", timeout_graceful_shutdown=LAST_SECONDS)
@@ -98,8 +125,17 @@ def serve(sources: Mapping[str, ModelSource], cache: Path, reward: bool, place: 
 
 
 def _chat(sources: Sources, cache: Path, place: Place, died: Callable[[], None]) -> FastAPI:
+    if place.system == TRAINING and not any(read_stored(source).system for source in sources.values()):
+        raise RecipeError(
+            f"command line: --system {TRAINING}: no system prompt of training is stored with {' or '.join(sources)}; "
+            "give its text, or leave the option out"
+        )
     (served, speaker), *beside = [_speaking(name, source, cache, place) for name, source in sources.items()]
-    return chat_app(served, speaker, died, beside)
+    app = chat_app(served, speaker, died, beside)
+    if place.updates:
+        assert isinstance(speaker.engine, Sampler)
+        add_transfers(app, Receiver(dict(speaker.engine.net.named_parameters())), speaker.engine.publish)
+    return app
 
 
 def _speaking(name: str, source: ModelSource, cache: Path, place: Place) -> tuple[Served, Speaker]:
@@ -108,9 +144,14 @@ def _speaking(name: str, source: ModelSource, cache: Path, place: Place) -> tupl
     engine.kept.size = place.prefix_bytes
     engine.pack()
     vocabulary = model.net.get_input_embeddings().num_embeddings
+    stored = read_stored(source, place.recommended.get(name))
+    system, added = _systems(name, stored, place)
+    if added:
+        check_system(model.template, added, "--system" if place.system else "--safety-prompt")
     served = Served(
-        name=name, kind="causal", limit=engine.limit, vocabulary=vocabulary, key=place.key, limits=place.limits
-    )
+        name=name, kind="causal", limit=engine.limit, vocabulary=vocabulary, key=place.key, limits=place.limits,
+        sampling=_sampling(name, stored, place), system=system, default_system=added,
+    )  # fmt: skip
     speaker = Speaker(
         engine=engine,
         tokenizer=model.tokenizer,
@@ -121,6 +162,34 @@ def _speaking(name: str, source: ModelSource, cache: Path, place: Place) -> tupl
         reused=lambda: engine.kept.reused,
     )
     return served, speaker
+
+
+def _systems(name: str, stored: Stored, place: Place) -> tuple[str, str]:
+    """The system prompt that clients should send, and that of conversations without one; both are logged."""
+    trained = stored.system or ""
+    own = trained if place.system in ("", TRAINING) else place.system
+    added = joined(own if place.system else "", place.safety)
+    if trained and trained not in added:
+        log.info(
+            "%s: trained with the system prompt %s; a conversation without a system turn is answered without it "
+            "(--system %s adds it)", name, _short(trained), TRAINING,
+        )  # fmt: skip
+    if added:
+        log.info("%s: the system prompt of conversations without one: %s", name, _short(added))
+    return joined(own, place.safety), added
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
+
+
+def _sampling(name: str, stored: Stored, place: Place) -> Recommended | None:
+    """The sampling settings for what requests leave out, which are logged; None for OpenAI's."""
+    found = stored.chosen(place.preset)
+    if found is not None:
+        named = f"sampling {found.preset}" if found.preset else "recommended sampling"
+        log.info("%s: %s for what a request leaves out: %s", name, named, found.shown)
+    return found
 
 
 def _weights(net: Any, cache: Path, folder: str) -> dict[str, Any]:

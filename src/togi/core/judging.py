@@ -1,14 +1,10 @@
 """Settings of a judge, shared by the stage `label` and the reward term `judge`."""
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, RecipePath, Settings
-
-LONGEST_PROMPT = 2560
-"""The most bytes that togi's own prompts have."""
 
 
 class JudgeSettings(Settings):
@@ -28,14 +24,6 @@ class JudgeSettings(Settings):
     retries: int = Field(
         default=1, ge=0, le=8, description="how often to ask again for an unreadable verdict, with the next index"
     )
-
-    @property
-    def prompt_bytes(self) -> int:
-        """The most bytes of the judge's prompt, without the values that it is filled with."""
-        if self.prompt is None:
-            return LONGEST_PROMPT
-        path = Path(self.prompt)
-        return path.stat().st_size if path.is_file() else 0
 
     @model_validator(mode="after")
     def _prompt_fits(self) -> Self:

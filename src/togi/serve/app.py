@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from togi.core.errors import InputError, RecipeError, StageError
+from togi.core.sampling import Recommended
 from togi.serve.limits import Counts, Guard, Limits
 from togi.serve.wrong_bodies import wrong_body
 
@@ -69,7 +70,9 @@ class _App(FastAPI):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
     """A served model: its name, its kind (causal, reward or embedder), the sizes of its context (`limit`) and its
-    `vocabulary` in tokens, the key that clients must send ("" for none), and the server's limits."""
+    `vocabulary` in tokens, the key that clients must send ("" for none), the server's limits, and the sampling settings
+    for what a request leaves out (None: OpenAI's defaults). `system` is the system prompt that clients should send,
+    `default_system` that of conversations without one ("" for none)."""
 
     name: str
     kind: str
@@ -77,6 +80,9 @@ class Served:
     vocabulary: int
     key: str = ""
     limits: Limits = field(default_factory=Limits)
+    sampling: Recommended | None = None
+    system: str = ""
+    default_system: str = ""
 
     def check_ids(self, ids: Sequence[int]) -> None:
         """Raises InputError for an id that is not a token of the model."""
@@ -136,7 +142,10 @@ def _health(served: Served, healthy: Callable[[], bool]) -> dict[str, str]:
 
 
 def _model(served: Served) -> dict[str, Any]:
-    return {"id": served.name, "object": "model", "created": 0, "owned_by": "togi", "max_model_len": served.limit}
+    about = {"id": served.name, "object": "model", "created": 0, "owned_by": "togi", "max_model_len": served.limit}
+    sampling = None if served.sampling is None else served.sampling.model_dump()
+    known = {"sampling": sampling, "system": served.system, "default_system": served.default_system}
+    return about | {name: value for name, value in known.items() if value}
 
 
 async def unless_gone(request: Request, work: Awaitable[T], seconds: float | None = None) -> T | None:

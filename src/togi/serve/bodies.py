@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from togi.core.errors import InputError
 from togi.core.records import Message, SamplingParams
+from togi.core.sampling import Drawing
 from togi.data.values import HALF
 
 MAX_TOKENS = 1024
@@ -106,8 +107,9 @@ class Sampled(Body):
     def _off(cls, value: int | None) -> int | None:
         return 0 if value == -1 else value  # vLLM writes "off" as -1
 
-    def params(self, room: int, logprobs: int) -> SamplingParams:
-        """The sampling parameters; `room` is the number of tokens that the context leaves for an answer."""
+    def params(self, room: int, logprobs: int, default: Drawing | None = None) -> SamplingParams:
+        """The sampling parameters; `room` is the number of tokens that the context leaves for an answer. `default` is
+        for what the request leaves out; it may allow longer answers than MAX_TOKENS, not shorter ones."""
         given = {
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -116,10 +118,12 @@ class Sampled(Body):
             "repetition_penalty": self.repetition_penalty,
             "n": self.n,
         }
+        known = {} if default is None else default.model_dump(include=set(given))
+        usual = MAX_TOKENS if default is None else max(MAX_TOKENS, default.max_tokens)
         longest = self.longest
         return SamplingParams(
-            **{name: value for name, value in given.items() if value is not None},
-            max_tokens=max(min(MAX_TOKENS, room), 1) if longest is None else longest,
+            **known | {name: value for name, value in given.items() if value is not None},
+            max_tokens=max(min(usual, room), 1) if longest is None else longest,
             stop=self.stops,
             logprobs=logprobs,
         )

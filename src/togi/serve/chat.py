@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -35,6 +36,8 @@ from togi.serve.shapes import (
 )
 from togi.serve.texts import Texts
 from togi.text.template import Template
+
+log = logging.getLogger(__name__)
 
 NO_LIMIT = 2**31
 NOTHING = Completion(text="", stop="length")
@@ -86,6 +89,7 @@ def chat_app(
     for model in models:
         app.state.counts.reused.labels(model.served.name).set_function(model.speaker.reused)
     app.state.raise_failure = routes.raise_failure
+    app.state.update = models[0].loop.update
     asked: dict[str, Any] = {"methods": ["POST"], "response_model": None}
     app.add_api_route("/v1/chat/completions", routes.chat, responses=ANSWERED, **asked)
     app.add_api_route("/v1/completions", routes.completions, responses=ANSWERED, **asked)
@@ -160,8 +164,9 @@ class _Model:
         self.served = served
         self.speaker = speaker
         self.loop = EngineLoop(speaker.engine)
-        self.texts = Texts(speaker.tokenizer, speaker.template, served.limit)
+        self.texts = Texts(speaker.tokenizer, speaker.template, served.limit, served.default_system)
         self._numbers = itertools.count()
+        self._warned = False
 
     @property
     def waiting(self) -> int:
@@ -258,7 +263,8 @@ class _Model:
 
     def _request(self, body: Sampled, ids: Sequence[int], logprobs: int, ends: tuple[int, ...]) -> Request:
         room = NO_LIMIT if self.served.limit is None else self.served.limit - len(ids)
-        params = body.params(room, logprobs)
+        params = body.params(room, logprobs, self.served.sampling)
+        self._warn(params.temperature)
         own = derive("serve", next(self._numbers))
         return Request(
             prompt_ids=tuple(ids),
@@ -267,6 +273,14 @@ class _Model:
             stream=bool(body.stream),
             end_ids=(*ends, *(body.stop_token_ids or ())),
         )
+
+    def _warn(self, temperature: float) -> None:
+        """Logs once what the card of the model's preset says against a temperature."""
+        sampling = self.served.sampling
+        warning = None if self._warned or sampling is None else sampling.warning(temperature)
+        if warning is not None:
+            self._warned = True
+            log.warning("%s: %s; this is said once", self.served.name, warning)
 
     def _check_settings(self, request: Request) -> None:
         """Raises InputError for the sampling settings of a request that generates nothing, if they are not allowed."""

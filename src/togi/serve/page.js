@@ -7,6 +7,11 @@ const talks = [...document.querySelectorAll(".talk")].map((section) => ({
   stop: null, // aborts the answer in progress
 }));
 
+let sampling = {}; // recommended settings, by model
+let systems = {}; // the system prompt of training, by model
+let defaults = {}; // the system prompt that the server adds where there is none, by model
+let typed = false; // whether the user has written a system prompt; until then each model gets its own
+
 const headers = () => ({ "content-type": "application/json", ...(at("key").value && { authorization: `Bearer ${at("key").value}` }) });
 
 async function failure(response) {
@@ -19,11 +24,27 @@ async function loadModels() {
   at("key-field").hidden = response.status !== 401 && !at("key").value;
   if (!response.ok) { at("error").textContent = await failure(response); return; }
   at("error").textContent = "";
-  const names = (await response.json()).data.map((model) => model.id);
+  const models = (await response.json()).data, names = models.map((model) => model.id);
+  sampling = Object.fromEntries(models.filter((model) => model.sampling).map((model) => [model.id, model.sampling]));
+  const field = at("temperature"), known = new Set(names.map((name) => sampling[name]?.temperature ?? field.defaultValue));
+  field.placeholder = [...known].join(" / ");
+  if (Object.keys(sampling).length && field.value === field.defaultValue) field.value = "";
+  systems = Object.fromEntries(models.map((model) => [model.id, model.system ?? ""]));
+  defaults = Object.fromEntries(models.map((model) => [model.id, model.default_system ?? ""]));
   talks.forEach((talk, index) => {
     talk.model.replaceChildren(...names.map((name) => new Option(name)));
     talk.model.selectedIndex = Math.min(index, names.length - 1);
   });
+  showSystem();
+}
+
+// Shows the system prompt of the models on the page; that of the user stays.
+function showSystem() {
+  const names = talks.filter((talk) => !talk.section.hidden).map((talk) => talk.model.value);
+  const [first, ...others] = new Set(names.map((name) => systems[name] ?? ""));
+  const none = names.some((name) => defaults[name]) ? "that of the server" : "none";
+  if (!typed) at("system").value = others.length ? "" : first;
+  at("system").placeholder = others.length && !typed ? "each model's own" : none;
 }
 
 function show(talk, role, text) {
@@ -54,15 +75,18 @@ async function* events(response) {
 // The number in a field; an empty field means its default.
 const number = (id) => Number(at(id).value || at(id).defaultValue);
 
+// The temperature in its field; if that is empty, undefined for a model with recommended settings, which the server has.
+const temperature = (name) => (at("temperature").value || !sampling[name] ? number("temperature") : undefined);
+
 async function answer(talk, question) {
   const messages = talk.messages; // a new chat during the answer has other ones
   const stop = talk.stop = new AbortController();
   show(talk, "user", question);
   messages.push({ role: "user", content: question });
-  const system = at("system").value.trim();
+  const system = typed ? at("system").value.trim() : systems[talk.model.value];
   const body = {
     model: talk.model.value, stream: true, stream_options: { include_usage: true },
-    temperature: number("temperature"), max_tokens: number("max-tokens"),
+    temperature: temperature(talk.model.value), max_tokens: number("max-tokens"),
     messages: [...(system ? [{ role: "system", content: system }] : []), ...messages],
   };
   const turn = show(talk, "assistant", ""), began = performance.now();
@@ -72,6 +96,7 @@ async function answer(talk, question) {
     const response = await fetch("/v1/chat/completions", asked);
     if (!response.ok) throw new Error(await failure(response));
     for await (const event of events(response)) {
+      if (event.error) throw new Error(event.error.message);
       tokens = event.usage?.completion_tokens ?? tokens;
       for (const choice of event.choices) { text += choice.delta.content; reason = choice.finish_reason ?? reason; }
       turn.textContent = text;
@@ -113,8 +138,9 @@ at("ask").addEventListener("submit", (event) => { event.preventDefault(); send()
 at("question").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
 });
-at("compare").addEventListener("change", () => { talks[1].section.hidden = !at("compare").checked; talks.forEach(reset); });
+at("compare").addEventListener("change", () => { talks[1].section.hidden = !at("compare").checked; showSystem(); talks.forEach(reset); });
+at("system").addEventListener("input", () => { typed = true; showSystem(); });
 at("reset").addEventListener("click", () => talks.forEach(reset));
 at("key").addEventListener("change", loadModels);
-talks.forEach((talk) => talk.model.addEventListener("change", () => reset(talk)));
+talks.forEach((talk) => talk.model.addEventListener("change", () => { showSystem(); reset(talk); }));
 loadModels();

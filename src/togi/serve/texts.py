@@ -25,11 +25,12 @@ T = TypeVar("T")
 
 
 class Texts:
-    """The tokenizer and the template of a served model, whose context has `limit` tokens. `waiting` is the number of
-    requests whose texts are not read yet."""
+    """The tokenizer and the template of a served model, whose context has `limit` tokens, and the system prompt of
+    conversations without one ("" for none). `waiting` is the number of requests whose texts are not read yet."""
 
-    def __init__(self, tokenizer: Tokenizer, template: Template, limit: int | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: Template, limit: int | None, system: str = "") -> None:
         self.waiting = 0
+        self._system = system
         self._tokenizer, self._template = tokenizer, template
         self._bounded = _Bounded(tokenizer, limit)
         self._short, self._long = ThreadPoolExecutor(2, "texts"), ThreadPoolExecutor(1, "long-texts")
@@ -38,6 +39,8 @@ class Texts:
         """The ids of a conversation that waits for an answer. Raises InputError if it cannot be rendered, or if
         `bounded` and it cannot fit the context."""
         tokenizer = self._bounded if bounded else self._tokenizer
+        if self._system and all(message.role != "system" for message in messages):
+            messages = [Message("system", self._system), *messages]
         size = sum(len(message.content) for message in messages)
         return await self._beside(size, lambda: render_prompt(self._template, tokenizer, messages))
 

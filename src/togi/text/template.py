@@ -1,8 +1,9 @@
 """Chat templates as data: the strings around each turn, and the terminator, the string that ends an assistant turn.
 
 A `Template` is a frozen value. Most are tables of strings; a tokenizer's own template is kept as Jinja source. Sources:
-ChatML as in the first model card of docs/methods.md, llm-jp as in its published tokenizer, sarashina as in its instruct
-models, Llama 3 as published, with any role allowed (for `documents`), Vikhr-Nemo as Llama 3 on Mistral's tokenizer.
+ChatML as in the first model card of docs/methods.md, llm-jp as in its published tokenizer, llm-jp-system as its makers
+write training data (a chat keeps its own system turn), sarashina as in its instruct models, Llama 3 as published, with
+any role allowed (for `documents`), Vikhr-Nemo as Llama 3 on Mistral's tokenizer.
 """
 
 import json
@@ -112,6 +113,18 @@ class Template:
             found = cut(self._own_text, ends, messages, generation)
         return [_join_frames(parts) for parts in found]
 
+    def writes_system(self, content: str) -> bool:
+        """Whether a system turn is in the text. False if the template writes another text, or none, in its place."""
+        text = self._opening(content)
+        return text is None or content.strip() in text or text != self._opening(f"{content} too")
+
+    def _opening(self, system: str) -> str | None:
+        """A short prompt with a system turn; None if the template refuses it."""
+        try:
+            return self.prompt_text([Message("system", system), Message("user", "a")])
+        except InputError:
+            return None
+
     def bind(self, tokenizer: Tokenizer) -> "Template":
         """The same template, with TOKENIZER_BOS replaced by the text that `tokenizer` puts in front."""
         return replace(self, bos=leading_text(tokenizer)) if self.bos == TOKENIZER_BOS else self
@@ -193,8 +206,8 @@ class Template:
         try:
             return self._written(messages, generation)
         except InputError as error:
-            hint = self._without_system(messages, generation)
-            raise InputError(f"{error}{hint}") from error
+            named, hint = "" if self.name == OWN else f"{self.name}: ", self._without_system(messages, generation)
+            raise InputError(f"{named}{error}{hint}") from error
 
     def _written(self, messages: Sequence[Message], generation: bool) -> str:
         """The text. If the template fails on arguments of tool calls as objects, or prints them as Python does, they
@@ -289,7 +302,6 @@ def _table() -> dict[str, Template]:
         generation="\n\n### 応答:\n",
         terminator="</s>",
         turn_starts=("### 指示:", "### 応答:"),
-        fixed_system="以下は、タスクを説明する指示です。要求を適切に満たす応答を書きなさい。",
     )
     sarashina = Template(
         name="sarashina",
@@ -301,7 +313,8 @@ def _table() -> dict[str, Template]:
     templates = (
         _chatml("chatml", TOKENIZER_BOS),
         _chatml("chatml-nobos", ""),
-        llm_jp,
+        replace(llm_jp, fixed_system="以下は、タスクを説明する指示です。要求を適切に満たす応答を書きなさい。"),
+        replace(llm_jp, name="llm-jp-system"),
         sarashina,
         _llama3("llama3", "<|begin_of_text|>"),
         _llama3("llama3-text", TOKENIZER_BOS),
@@ -310,8 +323,8 @@ def _table() -> dict[str, Template]:
     return {t.name: t for t in templates}
 
 
-TEMPLATE_NAMES = ("chatml", "chatml-nobos", "llm-jp", "sarashina", "llama3", "llama3-text", "vikhr-nemo", OWN)
 TEMPLATES: Mapping[str, Template] = _table()
+TEMPLATE_NAMES = (*TEMPLATES, OWN)
 
 
 def get_template(name: str, tokenizer: Any = None) -> Template:
@@ -331,7 +344,7 @@ def get_template(name: str, tokenizer: Any = None) -> Template:
 def own_template(tokenizer: Any) -> Template:
     """A tokenizer's own Jinja template; of several, the default one, and the one for tools in conversations with tools.
 
-    Raises as `jinja_template` does, and RecipeError if the tokenizer has none.
+    Raises as `jinja_template` does, with the tokenizer's folder, and RecipeError if the tokenizer has none.
     """
     source = None if tokenizer is None else tokenizer.chat_template
     if isinstance(source, Mapping):
@@ -339,7 +352,11 @@ def own_template(tokenizer: Any) -> Template:
     if not isinstance(source, str) or not source.strip():
         others = ", ".join(n for n in TEMPLATE_NAMES if n != OWN)
         raise RecipeError(f"the tokenizer has no chat template; choose one of {others}")
-    return jinja_template(OWN, source, tokenizer)
+    try:
+        return jinja_template(OWN, source, tokenizer)
+    except TogiError as error:
+        folder = getattr(tokenizer, "name_or_path", "")
+        raise type(error)(f"{folder}: {error}" if folder else str(error)) from error
 
 
 def file_template(path: Path, tokenizer: Any, terminator: str | None = None) -> Template:
