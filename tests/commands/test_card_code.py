@@ -14,7 +14,9 @@ from huggingface_hub import ModelCard
 from tiny import tiny_model
 from tiny_run import togi
 from tokenizers_made import byte_bpe
+from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList
 
+from togi.commands.export import LONGEST
 from togi.core.records import Message
 from togi.text.render import render_answer, render_prompt
 from togi.text.template import Template, get_template, jinja_template
@@ -101,3 +103,46 @@ def test_the_code_writes_what_togi_writes(done, tmp_path, stage, form):
         assert run(code_of(tmp_path / "out" / name)) == f"{SAYS}\n"
     card: Any = ModelCard.load(tmp_path / "out" / "README.md")
     assert '# 研ぎ: "#1" {x}\n' in card.text and card.data.language == ["no", "ja"]  # in YAML 1.1, `no` is false
+
+
+class Written(StoppingCriteria):
+    """Ends each row whose last tokens are `ids`."""
+
+    def __init__(self, ids: torch.Tensor) -> None:
+        self.ids = ids
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **more: Any) -> Any:
+        return (input_ids[:, -len(self.ids) :] == self.ids).all(-1)
+
+
+def by_criteria(folder: Path, text: str, end: str) -> tuple[str, int]:
+    """The library's greedy answer to a text, as code on published cards writes it: only the tokens of `end` stop it,
+    and no id does. Returns the answer without `end`, and the number of tokens after it was written."""
+    words, net = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    inputs = words(text, add_special_tokens=False, return_tensors="pt", return_token_type_ids=False)
+    ids = torch.tensor(words.encode(end, add_special_tokens=False))
+    assert len(ids) > 1
+    # Of the settings given to `generate`, the library fills those that are None from the network's own.
+    net.generation_config.update(eos_token_id=None, stop_strings=None, pad_token_id=words.pad_token_id)
+    stops = StoppingCriteriaList([Written(ids)])
+    with torch.inference_mode():
+        given = net.generate(**inputs, stopping_criteria=stops, max_new_tokens=LONGEST, do_sample=False)
+    written = given[0, inputs["input_ids"].shape[1] :]
+    return words.decode(written).split(end, 1)[0], len(written)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_stopping_criteria_on_the_terminators_ids_writes_what_togi_writes(tmp_path, ends):
+    chatml, question = get_template("chatml-nobos"), "Why is the sky blue?"
+    speaker(tmp_path / "model", chatml)
+    if not ends:  # a random network writes no terminator, but other things until it is cut
+        words = byte_bpe()
+        net = tiny_model("llama", torch.float32, vocab_size=len(words), eos_token_id=words.eos_token_id, head_dim=32)
+        net.save_pretrained(tmp_path / "model")
+    more = ("--template", "chatml-nobos", "--question", question, "--json")
+    ended = togi(tmp_path / "home", "export", str(tmp_path / "model"), str(tmp_path / "out"), *more)
+    assert ended.returncode == 0, ended.stderr
+    text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    answer, count = by_criteria(tmp_path / "out", text, "<|im_end|>")
+    assert answer == json.loads(ended.stdout)["answers"]["merged"]
+    assert (answer == SAYS and count < LONGEST) if ends else (len(answer) > 20 and count == LONGEST)

@@ -8,6 +8,7 @@ import pytest
 from card_code import code_of, run
 from huggingface_hub import ModelCard
 from tiny_run import togi
+from transformers import GenerationConfig
 
 from togi.report.card_words import LANGUAGES, WORDS
 
@@ -18,6 +19,7 @@ card:
   licence: MIT
   intended: "To be | tested."
   authors: me
+  sampling: vikhr-nemo
 """
 
 
@@ -63,8 +65,29 @@ def test_each_language_has_every_part_and_its_code_runs(exported, language):
 
 def test_code_for_a_terminator_of_several_tokens_stops_at_its_text(exported):
     text = (exported / "policy" / "README.md").read_text()
-    assert "do_sample=False, stop_strings=['<|im_end|>'], tokenizer=tokenizer" in text
+    assert ", stop_strings=['<|im_end|>'], tokenizer=tokenizer" in text
     assert ".split('<|im_end|>')[0]" in text
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_sampling_of_the_recipe_is_in_the_code_the_texts_and_the_files(exported, language):
+    name = "README.md" if language == "en" else f"README.{language}.md"
+    text, words = (exported / "policy" / name).read_text(), WORDS[language]
+    told = words["sampled"].format(values="temperature 0.3, top_k 40") + " " + words["hot"].format(hot=1.0)
+    assert f"\n{told}\n" in text
+    drawn = "do_sample=True, temperature=0.3, top_p=1.0, top_k=40, min_p=0.0, repetition_penalty=1.0"
+    assert f"model.generate(**inputs, max_new_tokens=2048, {drawn}, stop_strings=" in text
+    assert GenerationConfig.from_pretrained(exported / "policy").top_k == 40
+    assert told not in (exported / "reward" / name).read_text()
+    assert "recommended" not in (exported / "reward" / "togi.json").read_text()
+
+
+def test_a_chat_with_the_export_samples_as_recommended(exported, finished):
+    asked = ("chat", str(exported / "policy"), "-m", "Why?", "--max-tokens", "2")
+    ended = togi(finished / "home", *asked)
+    assert ended.returncode == 0
+    assert "recommended sampling (vikhr-nemo): temperature 0.3, top_p 1, top_k 40\n" in ended.stderr
+    assert "of training" not in togi(finished / "home", *asked, "--sampling", "none").stderr
 
 
 def test_the_facts_of_the_model_are_one_to_a_row(exported):

@@ -1,16 +1,31 @@
 """The card of a model, from the data of a run: what it says of evaluations, and how each language writes it."""
 
+import importlib
+import pkgutil
 import re
 from dataclasses import replace
 
 import pytest
 
+from togi.evaluate import benchmarks
+from togi.evaluate.table import Metric
 from togi.report.card_language import Language
-from togi.report.card_names import CURVES, METRICS
+from togi.report.card_names import CURVES, FIGURES, METRICS
 from togi.report.card_words import LANGUAGES, WORDS
 from togi.report.curves import KNOWN
+from togi.report.formatting import MINUS
 from togi.report.model_card import ModelFacts, measured, model_card
-from togi.report.view import AlarmView, BenchmarkView, IntervalView, RowView, RunView, StageView
+from togi.report.view import (
+    AlarmView,
+    BenchmarkView,
+    CellView,
+    ColumnView,
+    IntervalView,
+    PartView,
+    RowView,
+    RunView,
+    StageView,
+)
 
 LEARNT = "$policy was trained on 10 of 20 prompts"
 ALARM = AlarmView(name="evaluated_on_learnt", message=f"{LEARNT}; keep them apart")
@@ -68,21 +83,105 @@ def test_alarms_of_evaluations_are_told_and_a_known_overlap_is_not_denied(langua
     assert words["no_leaks"] in card(run_of(evaluation()), language)
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_stage_that_removed_what_is_in_tests_says_how_many(language):
+    cleaned = StageView(
+        name="clean", type="x", state="done", inputs=("chats",), drops={"in_a_test": 4, "like_a_test": 3}, cleans=True
+    )
+    run = run_of(cleaned)
+    stages = [replace(each, inputs=("clean",)) if each.name == "policy" else each for each in run.stages]
+    text, words = card(replace(run, stages=stages), language), WORDS[language]
+    assert words["leaks"].format(count="7") in text and words["no_leaks"] not in text
+    plain = [replace(each, cleans=False) for each in stages]
+    assert words["no_leaks"] in card(replace(run, stages=plain), language)
+
+
 def test_alarms_of_stages_that_did_not_measure_the_model_are_not_on_its_card():
     other = StageView(name="x", type="evaluate", state="done", settings={"policy": "$other"}, alarms=[ALARM])
     text = card(run_of(other, alarms=[AlarmView(name="slow", message="the loss rose")]))
     assert "- `policy`: the loss rose" in text and "10 of 20" not in text
 
 
-def test_a_benchmark_on_trained_questions_is_an_overlap_of_the_model_that_learnt_them():
-    def benchmarked(subject: str) -> StageView:
-        found = BenchmarkView(benchmark="b", columns=(), cells={}, rows=1, mark="", leaks={subject: 3})
-        settings = {"models": ["$policy", "$other"]}
-        return StageView(name="b", type="evaluate", state="done", settings=settings, benchmarks=[found], alarms=[ALARM])
+ACCURACY = ColumnView(name="accuracy", share=True, note="of all pairs")
+BIAS = ColumnView(name="length bias")
+CELLS = {
+    "base": {"accuracy": CellView(value=0.5, low=0.44, high=0.56, n=1283), "length bias": CellView(value=0.25, n=1283)},
+    "policy": {
+        "accuracy": CellView(value=0.7032, low=0.66, high=0.75, n=1283),
+        "length bias": CellView(value=-0.1, low=-0.2, high=0.0, n=1283, note="3 failed"),
+    },
+}
+RANGE = ColumnView(name="0.5 to 0.6")
+OTHERS = {"other": {"ties": CellView(n=9), "p": CellView(value=0.04)}}
+BY_CATEGORY = {name: {"maths": CellView(value=1.0, n=7), RANGE.name: CellView(n=1)} for name in CELLS}
+BENCHMARK = BenchmarkView(
+    benchmark="helpsteer",
+    columns=(ACCURACY, BIAS, *(ColumnView(name=name) for name in ("Elo", "ties", "p"))),
+    cells={name: {**row, "Elo": CellView()} for name, row in CELLS.items()} | OTHERS,
+    rows=1283,
+    mark="",
+    baseline="base",
+    differences={"policy": {"accuracy": CellView(value=0.2032, low=0.1, high=0.3, n=1283)}},
+    parts=[
+        PartView(
+            title="accuracy by category", columns=[ColumnView(name="maths", share=True), RANGE], cells=BY_CATEGORY
+        ),
+    ],
+    dropped={"no_answer": 2},
+    leaks={"base": None, "policy": 17},
+    decontaminated={"policy": "clean: 3 of 40 records matched and were left out"},
+    notes=("base is near chance",),
+)
 
-    text = card(run_of(benchmarked("policy")))
-    assert WORDS["en"]["overlap"] in text and "- `b`: " in text and "The benchmarks of `b` also measured" in text
-    assert WORDS["en"]["no_leaks"] in card(run_of(benchmarked("other")))
+
+def benchmarked(found: BenchmarkView = BENCHMARK, **more) -> StageView:
+    settings = {"models": ["$base", "$policy"]}
+    return StageView(name="b", type="evaluate", state="done", settings=settings, benchmarks=[found], **more)
+
+
+def test_a_benchmark_has_its_table_with_the_other_models_beside():
+    text = card(run_of(benchmarked()))
+    assert "\n### helpsteer\n\nBenchmark of the stage `b` with 1,283 questions or pairs. In brackets: the 95" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert "| metric | **policy** | policy minus base, paired | base | other |" in rows
+    told = "| accuracy, % | 70.3 (66.0 to 75.0; 1,283) | +20.3 (10.0 to 30.0; 1,283) | 50.0 (44.0 to 56.0; 1,283) |  |"
+    assert told in rows
+    assert f"| length bias | {MINUS}0.100 ({MINUS}0.200 to 0.000; 1,283; 3 failed) |  | 0.250 (1,283) |  |" in rows
+    assert "| ties |  |  |  | \N{EM DASH} (9) |" in rows and "Elo" not in text
+    assert "Questions that a model was trained on: policy 17, base unknown, other unknown.\n" in text
+    assert "Questions left out: `no_answer` 2.\n" in text
+    assert "- policy: clean: 3 of 40 records matched and were left out\n" in text
+    assert "Notes:\n\n- accuracy: of all pairs\n- base is near chance\n" in text
+    part = text.partition("#### accuracy by category\n")[2]
+    assert part.startswith(
+        "\n| metric | **policy** | base |\n| --- | --- | --- |\n| maths, % | 100.0 (7) | 100.0 (7) |\n"
+    )
+
+
+def test_each_language_writes_the_figures_of_benchmarks_its_own_way():
+    gap = "\N{NO-BREAK SPACE}"
+    ja, ru = (card(run_of(benchmarked()), language) for language in ("ja", "ru"))
+    assert "| 正解率, % | 70.3（66.0〜75.0；1,283） | +20.3（10.0〜30.0；1,283） |" in ja
+    assert "- policy: clean: 40 件のうち、一致した 3 件を除外\n" in ja and "#### カテゴリー別の正解率\n" in ja
+    assert f"| предпочтение длинных ответов | {MINUS}0,100 (от {MINUS}0,200 до 0,000; 1{gap}283; сбоев: 3) |" in ru
+    assert "| 0.5〜0.6 | \N{EM DASH}（1） |" in ja and "| от 0,5 до 0,6 | \N{EM DASH} (1) |" in ru
+    assert "Число вопросов, на которых модель обучали: policy 17, base неизвестно, other неизвестно.\n" in ru
+
+
+def test_a_benchmark_on_trained_questions_is_an_overlap_of_the_model_that_learnt_them():
+    words, text = WORDS["en"], card(run_of(benchmarked(alarms=[ALARM])))
+    assert words["overlap"] in text and "- `b`: " in text and words["limit_data"] in text
+    unknown = replace(BENCHMARK, leaks={"base": 3, "policy": None}, decontaminated={})
+    assert words["no_leaks"] in card(run_of(benchmarked(unknown)))
+    for checked in (replace(unknown, leaks={"policy": 0}), replace(BENCHMARK, leaks={})):
+        text = card(run_of(benchmarked(checked)))
+        assert words["no_leaks"] not in text and words["overlap"] not in text
+
+
+def test_a_benchmark_without_the_model_is_not_on_its_card():
+    other = replace(BENCHMARK, cells={"base": CELLS["base"]})
+    text = card(run_of(benchmarked(other, alarms=[ALARM])))
+    assert "helpsteer" not in text and ALARM.message not in text and WORDS["en"]["none_measured"] in text
 
 
 def test_what_measured_a_model_says_which_prompts_were_trained_on():
@@ -167,4 +266,16 @@ def test_every_title_of_a_curve_has_its_translations():
     for title in fixed:
         for language in ("ja", "ru"):
             assert not re.search("[a-z]{5}", Language(language).curve(title)), title
-    assert all(len(both) == 2 for both in (*CURVES.values(), *METRICS.values()))
+    assert all(len(both) == 2 for both in (*CURVES.values(), *METRICS.values(), *FIGURES.values()))
+
+
+def test_every_column_of_a_benchmark_has_its_translations():
+    units = [
+        importlib.import_module(f"{benchmarks.__name__}.{unit.name}")
+        for unit in pkgutil.iter_modules(benchmarks.__path__)
+    ]
+    found = [each for unit in units for each in vars(unit).values()]
+    flat = [one for each in found for one in (each if isinstance(each, tuple) else (each,))]
+    names = {each.name for each in flat if isinstance(each, Metric)}
+    assert len(names) > 40 and names <= FIGURES.keys() | METRICS.keys()
+    assert not FIGURES.keys() & METRICS.keys()

@@ -12,18 +12,23 @@ from togi.commands.descent import Descent, Root
 from togi.commands.published import publish_lock, publish_recipe, shown_paths
 from togi.core.files import write_text
 from togi.core.outside import read_object
+from togi.core.sampling import Recommended
 from togi.core.sources import CARD, HUB_ID
 from togi.model.load import LoadedModel
 from togi.model.sizes import Shape
+from togi.report.card_benchmarks import Benched, benched
 from togi.report.card_parts import front_matter, licence_keys
 from togi.report.card_words import LANGUAGES
 from togi.report.collect import collect
 from togi.report.curves import panels
 from togi.report.model_card import ModelFacts, measured, model_card, readme_name
-from togi.report.view import RunView, StageView
+from togi.report.view import CellView, RunView, StageView
+from togi.stages.table import STAGES
 from togi.text.render import check_template
 
 PLOTS = 6
+CLEANING = [name for name, stage in STAGES.items() if stage.cleans]
+"""The types of stages that drop records which are in sets on which models are measured."""
 STYLE = (
     "<style>text{font:10.5px sans-serif;fill:#5d6672}.grid{stroke:#e2ded5;fill:none}.line{fill:none;stroke-width:1.9;"
     "stroke:var(--s)}.faint{opacity:.3}.dashed{stroke-dasharray:4 4}.band{fill:var(--s);opacity:.17}.stack,.dot{"
@@ -46,7 +51,7 @@ PLAIN = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """The origin of a model: the folder of a run, the stage in it, the recipe's file, and the texts of its `card:`,
-    with its `languages` (codes) and `licence`."""
+    with its `languages` (codes) and `licence`; `sampling` is recommended for answers."""
 
     run: Path
     stage: str
@@ -54,6 +59,7 @@ class Trained:
     texts: Mapping[str, str]
     languages: Sequence[str] = ()
     licence: str = ""
+    sampling: Recommended | None = None
 
 
 def write_cards(trained: Trained, descent: Descent, model: LoadedModel, source: Path, form: str, out: Path) -> None:
@@ -84,7 +90,8 @@ def _run(trained: Trained, descent: Descent) -> RunView:
         return replace(stage, sources=descent.of_model(), settings=settings)
 
     run = collect(trained.run)
-    return replace(run, stages=[told(each) if each.name == trained.stage else each for each in run.stages])
+    stages = [replace(each, cleans=each.type in CLEANING) for each in run.stages]
+    return replace(run, stages=[told(each) if each.name == trained.stage else each for each in stages])
 
 
 def _facts(trained: Trained, model: LoadedModel, source: Path, form: str) -> ModelFacts:
@@ -103,6 +110,7 @@ def _facts(trained: Trained, model: LoadedModel, source: Path, form: str) -> Mod
         special_end=len(ends) == 1 and _is_special(model.tokenizer, ends[0]),
         options=_options(model, ends, form),
         system=said.get("system"),
+        sampling=None if model.kind == "scorer" else trained.sampling,
         shape=[
             *_shape(model),
             ("chat template", template.name),
@@ -171,20 +179,44 @@ def _front(trained: Trained, run: RunView, stage: StageView, facts: ModelFacts, 
 
 
 def _results(run: RunView, stage: str, task: str) -> Iterator[EvalResult]:
+    """The figures of the model: those of comparisons and of its own stage, then those of benchmarks.
+
+    The hub's library groups results by task and data set, whose name it does not read: `dataset_config` keeps
+    measurements apart. Nothing in them is None, because the library drops that."""
     for found in measured(run, stage):
         row, policy = found.row, found.row.policy
         args: dict[str, Any] = {"low": policy.low, "high": policy.high, "level": policy.level, "n": policy.n}
         args |= {"overlap": found.overlap} if found.overlap else {}
-        kind = re.sub(r"[^a-z0-9]+", "_", row.metric.lower()).strip("_")
-        yield EvalResult(
-            task_type=task,
-            dataset_type="togi",
-            dataset_name=f"{run.name}: {found.stage}",
-            metric_type=kind,
-            metric_name=row.metric,
-            metric_value=policy.mean,
-            metric_args=args,
-        )
+        yield _result(task, (f"{run.name}: {found.stage}", found.stage), row.metric, policy.mean, args)
+    for each in benched(run, stage):
+        name = each.stage.name, each.view.benchmark
+        for metric, one in each.figures():
+            yield _result(task, (f"{run.name}: {', '.join(name)}", ".".join(name)), metric, one.value, _args(each, one))
+
+
+def _args(found: Benched, one: CellView) -> dict[str, Any]:
+    """The interval of a benchmark's figure, its count, and on how many of all its questions the model was trained."""
+    bounds = {} if one.low is None or one.high is None else {"low": one.low, "high": one.high}
+    level = {"level": found.view.level} if bounds else {}
+    removed = {"decontaminated": found.decontaminated} if found.decontaminated else {}
+    learnt = {"trained_on": "unknown" if found.leaks is None else found.leaks, "questions": found.view.rows}
+    return {**bounds, **level, "n": one.n, **learnt, **removed}
+
+
+def _result(
+    task: str, dataset: tuple[str, str], metric: str, value: float | None, args: Mapping[str, Any]
+) -> EvalResult:
+    """A result; `dataset` is a name for readers and one that identifies the measurement."""
+    return EvalResult(
+        task_type=task,
+        dataset_type="togi",
+        dataset_name=dataset[0],
+        dataset_config=dataset[1],
+        metric_type=re.sub(r"[^a-z0-9]+", "_", metric.lower()).strip("_") or "figure",
+        metric_name=metric,
+        metric_value=value,
+        metric_args=dict(args),
+    )
 
 
 def _plots(stage: StageView, out: Path) -> Iterator[tuple[str, str]]:

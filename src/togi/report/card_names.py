@@ -18,6 +18,100 @@ METRICS = {
     "accuracy on held-out pairs": ("検証用ペアでの正解率", "точность на отложенных парах"),
     "accuracy of the control": ("対照モデルの正解率", "точность контрольной модели"),
 }
+FIGURES = {
+    "accuracy": ("正解率", "точность"),
+    "accuracy, ties dropped": ("正解率（同点を除く）", "точность без равных оценок"),
+    "accuracy, macro": ("正解率（カテゴリーの平均）", "точность, среднее по категориям"),
+    "accuracy, mean of sets": ("正解率（データセットの平均）", "точность, среднее по наборам"),
+    "ties": ("同点", "равные оценки"),
+    "length bias": ("長い応答への偏り", "предпочтение длинных ответов"),
+    "the shorter answer": ("短い方の応答", "более короткий ответ"),
+    "the longer answer": ("長い方の応答", "более длинный ответ"),
+    "calibration error": ("較正誤差", "ошибка калибровки"),
+    "only it is right": ("このモデルだけが正解", "права только эта модель"),
+    "only the baseline is right": ("基準モデルだけが正解", "права только базовая модель сравнения"),
+    "orders agree": ("順序を入れ替えても同じ判定", "одинаковые вердикты в обоих порядках"),
+    "win rate": ("勝率", "доля побед"),
+    "win rate, length-controlled": ("勝率（長さを補正）", "доля побед с поправкой на длину"),
+    "win rate, style-controlled": ("勝率（文体を補正）", "доля побед с поправкой на стиль"),
+    "win rate, unleaked": ("勝率（学習していない質問のみ）", "доля побед на вопросах вне обучения"),
+    "Elo": ("Elo", "Elo"),
+    "mean tokens": ("平均トークン数", "среднее число токенов"),
+    "rows won": ("勝ち", "победы"),
+    "rows tied": ("引き分け", "ничьи"),
+    "rows lost": ("負け", "поражения"),
+    "questions": ("質問数", "вопросы"),
+    "tied: right answers first": ("Ties：正解がすべて上位", "Ties: верные ответы впереди"),
+    "ref: right answer first": ("参照：正解が 1 位", "ref: верный ответ впереди"),
+    "gap of tied > spread": ("Ties の差 > ばらつき", "отрыв в Ties > разброса"),
+    "smaller gap > spread": ("小さい方の差 > ばらつき", "меньший отрыв > разброса"),
+    "size of the gap": ("差の大きさ", "величина отрыва"),
+    "Ties score": ("Ties スコア", "оценка Ties"),
+    "cut off": ("途中で打ち切られた応答", "обрезанные ответы"),
+    "empty": ("空の応答", "пустые ответы"),
+    "template leaks": ("テンプレートの混入", "обрывки шаблона"),
+    "role headers": ("役割の見出し", "заголовки ролей"),
+    "language drift": ("別の言語での応答", "ответ на другом языке"),
+    "foreign letters": ("他の言語の文字", "чужие буквы"),
+    "repetition": ("繰り返し", "повторы"),
+    "loops": ("ループ", "зацикливание"),
+    "distinct-1": ("distinct-1", "distinct-1"),
+    "distinct-2": ("distinct-2", "distinct-2"),
+    "distinct-3": ("distinct-3", "distinct-3"),
+    "self-BLEU": ("self-BLEU", "self-BLEU"),
+    "Vendi score": ("Vendi スコア", "оценка Vendi"),
+    "homogenisation": ("均質化", "однообразие"),
+    "distinct-2 per prompt": ("distinct-2（プロンプトごと）", "distinct-2 по промптам"),
+    "self-BLEU per prompt": ("self-BLEU（プロンプトごと）", "self-BLEU по промптам"),
+    "spread per prompt": ("散らばり（プロンプトごと）", "разброс по промптам"),
+    "Vendi score per prompt": ("Vendi スコア（プロンプトごと）", "оценка Vendi по промптам"),
+    "answer entropy (bits)": ("応答のエントロピー（ビット）", "энтропия ответов (биты)"),
+    "spread over wordings": ("言い換えによる散らばり", "разброс по формулировкам"),
+    "score": ("スコア", "оценка"),
+    "api errors": ("API エラー", "ошибки API"),
+    "unreadable": ("読み取れない判定", "нечитаемые вердикты"),
+    "correct": ("正答", "верные ответы"),
+    "ROUGE-L": ("ROUGE-L", "ROUGE-L"),
+    "ids: difference in number": ("ID：個数の差", "id: разница в количестве"),
+    "ids: difference in place": ("ID：位置の差", "id: разница в позициях"),
+    "ids: F1": ("ID：F1", "id: F1"),
+    "ids: exact": ("ID：完全一致", "id: полное совпадение"),
+    "ids: not readable": ("ID：読み取り不能", "id: не прочитаны"),
+    "ids: unknown": ("ID：存在しない文書", "id: неизвестные"),
+    "unsupported": ("文書に根拠のない文", "предложения без опоры на документы"),
+    "KL (nats)": ("KL（nat）", "KL (нат)"),
+    "KL (nats per token)": ("KL（トークンあたり nat）", "KL (нат на токен)"),
+    "as good as best of": ("同等となる best of n の n", "равноценно best of n"),
+    "accepted": ("許容される応答", "приемлемые ответы"),
+    "violating": ("違反", "нарушения"),
+    "borderline": ("境界例", "пограничные случаи"),
+    "refused": ("拒否", "отказы"),
+}
+"""Columns of benchmarks; those that METRICS has are not here."""
+PARTS = {
+    "accuracy by set": ("データセット別の正解率", "точность по наборам"),
+    "accuracy by category": ("カテゴリー別の正解率", "точность по категориям"),
+    "bootstrap over prompts": ("プロンプト単位のブートストラップ", "бутстрэп по промптам"),
+    "accuracy by length of people's choice": (
+        "人が選んだ応答の長さ別の正解率",
+        "точность по длине ответа, выбранного людьми",
+    ),
+    "calibration": ("較正", "калибровка"),
+    "McNemar's test": ("マクネマー検定", "критерий Макнемара"),
+    "corrected for the judge's errors": ("判定者の誤りを補正した値", "с поправкой на ошибки судьи"),
+    "games": ("対戦", "партии"),
+    "intervals as published": ("公開済みの表と同じ方法の区間", "интервалы, как в опубликованных таблицах"),
+    "by category": ("カテゴリー別", "по категориям"),
+    "by metric": ("評価項目別", "по метрикам"),
+    "by round": ("ラウンド別", "по раундам"),
+    "score by round": ("ラウンド別のスコア", "оценка по раундам"),
+    "Ties score, its parts": ("Ties スコアの内訳", "составляющие оценки Ties"),
+    "best of n of the baseline": ("基準モデルの best of n", "best of n базовой модели сравнения"),
+    "in domain": ("領域内の質問", "вопросы по теме документов"),
+    "out of domain": ("領域外の質問", "вопросы вне темы документов"),
+    "likeness between models": ("モデル間の類似度", "сходство моделей"),
+}
+"""Titles of the parts of benchmarks."""
 LABELS = {
     "architecture": ("アーキテクチャ", "архитектура"),
     "parameters": ("パラメーター数", "число параметров"),
@@ -94,6 +188,8 @@ BEGINNINGS = {
     "accuracy at learning rate ": ("検証用ペアでの正解率、学習率 ", "точность на отложенных парах, скорость обучения "),
     "Reward: ": ("報酬：", "Вознаграждение: "),
     "Validation: ": ("検証：", "Проверка: "),
+    "turn ": ("ターン ", "реплика "),
+    "round ": ("ラウンド ", "раунд "),
 }
 """The fixed beginnings of names that end with something of the recipe."""
 NOTES = (
@@ -134,6 +230,14 @@ NOTES = (
         r"средняя длина в токенах вместе с промптом: предпочтённые \1, отвергнутые \2",
     ),
     (r"(\d+) ties count as wrong", r"同点 \1 件は不正解として数える", r"равные оценки (\1) считаются ошибками"),
+    (
+        r"(\d+) of (\d+) records matched and were left out",
+        r"\2 件のうち、一致した \1 件を除外",
+        r"удалены совпавшие записи: \1 из \2",
+    ),
+    (r"^(\d+) of (\d+)$", r"\2 件中 \1 件", r"\1 из \2"),
+    (r"^no grade of (\d+)$", r"\1 件とも採点なし", r"без оценки: \1"),
+    (r"^(\d+) failed$", r"失敗 \1 件", r"сбоев: \1"),
     ("kept;", "採用;", "выбрана;"),
     (
         "trained on shuffled labels: should be near one half",
@@ -146,8 +250,13 @@ PLACES = {"ja": 0, "ru": 1}
 
 
 def metric(name: str, language: str) -> str:
-    """The name of a metric."""
-    return _named(METRICS, name, language)
+    """The name of a metric, or of a benchmark's column."""
+    return _named(METRICS | FIGURES, name, language)
+
+
+def part(title: str, language: str) -> str:
+    """The title of a part of a benchmark."""
+    return _named(PARTS, title, language)
 
 
 def label(name: str, language: str) -> str:

@@ -13,6 +13,8 @@ _EN = {
     "code": "How to run it",
     "ends": "An answer ends with `{end}`, which is {count} tokens long, so the code stops on this text.",
     "system": "The model was trained with this system prompt; use the same one:",
+    "sampled": "Recommended sampling of answers: {values}.",
+    "hot": "At temperature {hot} and above, answers may have random defects.",
     "place": "the path of this folder, or its name on a hub",
     "scores": "Use scores to compare answers to the same prompt. They are not probabilities, and scores for different "
     "prompts are not comparable.",
@@ -32,7 +34,15 @@ _EN = {
     "no_leaks": "The training data was not checked for overlap with evaluation sets.",
     "overlap": "The evaluation found prompts that were also used in training, so these results do not hold for unseen "
     "prompts; the alarms are under Limitations.",
-    "benchmarked": "The benchmarks of {stages} also measured the model; their figures are in the report of the run.",
+    "benched": "Benchmark of the stage `{stage}` with {count} questions or pairs. In brackets: the {level} interval, "
+    "then the number of questions.",
+    "model": "model",
+    "minus": "{model} minus {base}, paired",
+    "trained_on": "Questions that a model was trained on: {counts}.",
+    "unknown": "unknown",
+    "unused": "Questions left out: {counts}.",
+    "against": "Training data from which these questions were removed:",
+    "notes": "Notes:",
     "scorers": "Of the reward models that scored the answers, not of this model:",
     "scorer": "reward model",
     "plots": "Training curves",
@@ -87,6 +97,8 @@ _JA = {
     "ends": "応答は `{end}` で終わります。この文字列は {count} トークンに分かれるため、"
     "下のコードではトークンではなく文字列で生成を打ち切ります。",
     "system": "学習時のシステムプロンプトは次のとおりです。推論時にも同じものを指定してください。",
+    "sampled": "推奨するサンプリング設定：{values}。",
+    "hot": "temperature が {hot} 以上の場合、応答にランダムな乱れが生じることがあります。",
     "place": "このフォルダーのパス、またはハブでの名前",
     "scores": "スコアは、同じプロンプトに対する応答どうしを比べるためのものです。"
     "確率ではありません。また、異なるプロンプトの間では比較できません。",
@@ -106,7 +118,15 @@ _JA = {
     "no_leaks": "学習データと評価セットの重複は確認していません。",
     "overlap": "評価に用いたプロンプトの一部は、学習にも使われていました。"
     "そのため、未知のプロンプトで同じ結果になるとは限りません。警告は「制限事項」にあります。",
-    "benchmarked": "{stages} のベンチマークでもこのモデルを測定しました。結果は実行レポートにあります。",
+    "benched": "ステージ `{stage}` のベンチマーク（質問またはペア {count} 件）。"
+    "括弧内は {level} 信頼区間と質問数です。",
+    "model": "モデル",
+    "minus": "{model} と {base} の差（質問ごとに対応）",
+    "trained_on": "各モデルが学習に使っていた質問の数：{counts}。",
+    "unknown": "不明",
+    "unused": "除外した質問：{counts}。",
+    "against": "次の学習データからは、これらの質問と重複するレコードを除外しました：",
+    "notes": "注記（原文は英語）：",
     "scorers": "次の値は、応答を採点した報酬モデルのものです。このモデルの結果ではありません。",
     "scorer": "報酬モデル",
     "plots": "学習曲線",
@@ -164,6 +184,8 @@ _RU = {
     "ends": "Ответ заканчивается строкой `{end}`. В ней несколько токенов ({count}), поэтому код прекращает "
     "генерацию, когда встречает эту строку.",
     "system": "Модель обучалась с таким системным промптом; указывайте его и при запуске:",
+    "sampled": "Рекомендуемые параметры генерации: {values}.",
+    "hot": "При temperature от {hot} и выше в ответах возможны случайные дефекты.",
     "place": "путь к этой папке или имя модели на хабе",
     "scores": "Оценки нужны, чтобы сравнивать ответы на один и тот же промпт. Это не вероятности. Оценки ответов на "
     "разные промпты сравнивать нельзя.",
@@ -182,7 +204,15 @@ _RU = {
     "no_leaks": "Обучающие данные не проверяли на пересечение с тестовыми наборами.",
     "overlap": "Часть промптов, на которых оценивали модель, использовалась и при обучении, поэтому на новые промпты "
     "эти результаты не распространяются. Предупреждения приведены в разделе «Ограничения».",
-    "benchmarked": "Модель измеряли и бенчмарки этапов {stages}; их результаты находятся в отчёте о запуске.",
+    "benched": "Бенчмарк этапа `{stage}`, вопросов или пар: {count}. В скобках — доверительный интервал ({level}), "
+    "затем число вопросов.",
+    "model": "модель",
+    "minus": "{model} минус {base}, попарно",
+    "trained_on": "Число вопросов, на которых модель обучали: {counts}.",
+    "unknown": "неизвестно",
+    "unused": "Исключённые вопросы: {counts}.",
+    "against": "Обучающие данные, из которых удалены записи с этими вопросами:",
+    "notes": "Примечания (на английском):",
     "scorers": "Показатели моделей вознаграждения, которые оценивали ответы (это не результаты самой модели):",
     "scorer": "модель вознаграждения",
     "plots": "Кривые обучения",

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from togi.core.sampling import Recommended
+from togi.report.card_benchmarks import benched, tables
 from togi.report.card_language import Language
 from togi.report.card_parts import cell, fenced, source_cells, step_cells, table, ways_to
 from togi.report.card_words import LANGUAGES, NAMES
@@ -25,7 +27,7 @@ class ModelFacts:
     tokenizer; `trainings` are the types of the stages that trained it from `base`, in order; `texts` are the texts of
     the recipe's `card:`, by key; `plots` are titles with paths in the folder; `file` is the name of a GGUF file.
     `special_end`: the terminator is one special token, so that decoding can leave it out; `options` are arguments that
-    `generate` needs beside the stop string to write what togi writes."""
+    `generate` needs beside the stop string to write what togi writes; `sampling` is recommended for answers."""
 
     title: str
     form: str
@@ -41,6 +43,7 @@ class ModelFacts:
     file: str = ""
     special_end: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Recommended | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +77,10 @@ def _measuring(run: RunView, stage: str) -> list[StageView]:
     return [each for each in run.stages if each.name == stage or _is_policy(stage, each)]
 
 
-def _benchmarking(run: RunView, stage: str) -> list[StageView]:
-    """The evaluations whose benchmarks measure the model of `stage`."""
-    return [each for each in run.stages if f"${stage}" in (each.settings.get("models") or ())]
-
-
 def _overlapping(run: RunView, stage: str) -> list[StageView]:
     """The evaluations that found prompts which the model, or one that it needed, was trained on."""
     found = [each for each in _measuring(run, stage) if _overlaps(each)]
-    leaking = [each for each in _benchmarking(run, stage) if any(found.leaks.get(stage) for found in each.benchmarks)]
-    return [*found, *leaking]
+    return [*found, *(each.stage for each in benched(run, stage) if each.leaks)]
 
 
 def _overlaps(stage: StageView) -> list[AlarmView]:
@@ -92,7 +89,7 @@ def _overlaps(stage: StageView) -> list[AlarmView]:
 
 def _is_policy(stage: str, other: StageView) -> bool:
     """Whether another stage evaluated the model of `stage` as its policy; it may read a model in other roles."""
-    return other.type == "evaluate" and other.settings.get("policy") == f"${stage}"
+    return other.settings.get("policy") == f"${stage}"
 
 
 def model_card(run: RunView, stage: str, facts: ModelFacts, language: str) -> str:
@@ -149,19 +146,39 @@ def _code(facts: ModelFacts, words: Mapping[str, str]) -> Iterator[str]:
         yield words["ends"].format(end=facts.terminator, count=facts.terminator_tokens) + "\n"
     if facts.system:
         yield words["system"] + "\n\n" + fenced(facts.system)
+    if facts.sampling is not None:
+        yield _recommended(facts.sampling, words) + "\n"
     if facts.form == "gguf":
         stop = f" --reverse-prompt '{facts.terminator}'" if several else ""
-        yield fenced(f"llama-cli -m {facts.file or '*.gguf'} --jinja{stop}", "sh")
+        drawn = "" if facts.sampling is None else f" {llama_options(facts.sampling)}"
+        yield fenced(f"llama-cli -m {facts.file or '*.gguf'} --jinja{stop}{drawn}", "sh")
         return
     if facts.reward:
         yield words["scores"] + "\n"
     yield fenced(_scoring(words) if facts.reward else _answering(facts, words, several), "python")
 
 
+def _recommended(sampling: Recommended, words: Mapping[str, str]) -> str:
+    source = sampling.source
+    warning = "" if source is None or source.too_hot is None else " " + words["hot"].format(hot=source.too_hot)
+    return words["sampled"].format(values=sampling.shown) + warning
+
+
+def llama_options(sampling: Recommended) -> str:
+    """The options of llama-cli for sampling settings: all of them, since it has defaults of its own."""
+    return (
+        f"--temp {sampling.temperature:g} --top-p {sampling.top_p:g} --top-k {sampling.top_k} "
+        f"--min-p {sampling.min_p:g} --repeat-penalty {sampling.repetition_penalty:g}"
+    )
+
+
 def _answering(facts: ModelFacts, words: Mapping[str, str], several: bool) -> str:
     name = "AutoPeftModelForCausalLM" if facts.form == "adapter" else "AutoModelForCausalLM"
+    drawn = {"do_sample": False} if facts.sampling is None else facts.sampling.generating()
+    longest = 256 if facts.sampling is None else facts.sampling.max_tokens
+    asked = "".join(f", {name}={value!r}" for name, value in drawn.items())
     stop = f", stop_strings=[{facts.terminator!r}], tokenizer=tokenizer" if several else ""
-    stop += "".join(f", {name}={value!r}" for name, value in facts.options.items())
+    stop += "".join(f", {name}={value!r}" for name, value in facts.options.items() if name not in drawn)
     cut = f".split({facts.terminator!r})[0]" if several else f".removesuffix({facts.terminator!r})"
     cut = "" if facts.special_end else cut
     system = [f'    {{"role": "system", "content": {facts.system!r}}},'] if facts.system else []
@@ -179,7 +196,7 @@ def _answering(facts: ModelFacts, words: Mapping[str, str], several: bool) -> st
             "]",
             "text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)",
             'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)',
-            f"ids = model.generate(**inputs, max_new_tokens=256, do_sample=False{stop})",
+            f"ids = model.generate(**inputs, max_new_tokens={longest}{asked}{stop})",
             'written = ids[0, inputs["input_ids"].shape[1]:]',
             f"answer = tokenizer.decode(written, skip_special_tokens={facts.special_end}){cut}",
             "print(answer)",
@@ -214,23 +231,22 @@ def _scoring(words: Mapping[str, str]) -> str:
 def _results(run: RunView, stage: StageView, made: Sequence[StageView], language: Language) -> Iterator[str]:
     words, found = language.words, measured(run, stage.name)
     columns = [words[key] for key in ("metric", "before", "after", "interval", "change", "count", "where")]
-    benchmarks = _benchmarking(run, stage.name)
+    benchmarks = benched(run, stage.name)
     if found:
         yield table(columns, [_row(each, language) for each in found])
     elif not benchmarks:
         yield words["none_measured"] + "\n"
-    if benchmarks:
-        yield words["benchmarked"].format(stages=", ".join(f"`{each.name}`" for each in benchmarks)) + "\n"
     yield from _scorers(run, stage, language)
-    cleaned = [each for each in made if each.type == "decontaminate"]
+    cleaned = [each for each in made if each.cleans]
     leaks = sum(sum(each.drops.values()) for each in cleaned)
     overlap = _overlapping(run, stage.name)
     if cleaned:
         yield words["leaks"].format(count=language.count(leaks)) + "\n"
     if overlap:
         yield words["overlap"] + "\n"
-    if not cleaned and not overlap:
+    if not cleaned and not overlap and not any(each.leaks == 0 or each.decontaminated for each in benchmarks):
         yield words["no_leaks"] + "\n"
+    yield from (part for each in benchmarks for part in tables(each, language))
 
 
 def _row(found: Measured, language: Language) -> list[object]:
@@ -295,13 +311,12 @@ def _limits(
 ) -> Iterator[str]:
     words = language.words
     yield f"## {words['limits']}\n"
-    if measured(run, stage.name):
-        yield words["limit_data"] + "\n"
-    elif not _benchmarking(run, stage.name):
-        yield words["limit_unmeasured"] + "\n"
+    benchmarks = benched(run, stage.name)
+    known = measured(run, stage.name) or benchmarks
+    yield words["limit_data" if known else "limit_unmeasured"] + "\n"
     if facts.texts.get("limits"):
         yield facts.texts["limits"].strip() + "\n"
-    stages = (*made, *_measuring(run, stage.name), *_overlapping(run, stage.name))
+    stages = (*made, *_measuring(run, stage.name), *(each.stage for each in benchmarks))
     alarms = dict.fromkeys(f"- `{each.name}`: {cell(alarm.message)}" for each in stages for alarm in each.alarms)
     if alarms:
         yield words["limit_alarms"] + "\n\n" + "\n".join(alarms) + "\n"

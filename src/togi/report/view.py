@@ -108,8 +108,8 @@ class ToldView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkView:
-    """The result of a benchmark. `differences` are paired differences from `baseline`; `mark` is the manifest's
-    hash."""
+    """The result of a benchmark. `differences` are paired differences from `baseline`; `mark` is the manifest's hash;
+    `leaks` and `decontaminated` are those of `Table` of togi.evaluate.benchmarks.table."""
 
     benchmark: str
     columns: Sequence[ColumnView]
@@ -122,7 +122,8 @@ class BenchmarkView:
     parts: Sequence[PartView] = ()
     plots: Sequence[PlotView] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
-    leaks: Mapping[str, int] = field(default_factory=dict)
+    leaks: Mapping[str, int | None] = field(default_factory=dict)
+    decontaminated: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
     published: Sequence[ToldView] = ()
@@ -189,7 +190,8 @@ class SourceView:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageView:
     """One stage: its inputs in the graph, its records in and out, its metrics and settings. `adds_up`: the records that
-    come in must equal those that go out plus those dropped. `chat` is the command that opens a chat with its model."""
+    come in must equal those that go out plus those dropped. `cleans`: it drops records that are in sets on which models
+    are measured. `chat` is the command that opens a chat with its model."""
 
     name: str
     type: str
@@ -203,6 +205,7 @@ class StageView:
     held_out: int = 0
     drops: Mapping[str, int] = field(default_factory=dict)
     adds_up: bool = False
+    cleans: bool = False
     sources: Sequence[SourceView] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     alarms: Sequence[AlarmView] = ()
