@@ -6,7 +6,6 @@ Arguments: folder, question.
 import json
 import sys
 
-import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 folder, question = sys.argv[1:3]
@@ -16,17 +15,12 @@ told["dtype"] = str(AutoConfig.from_pretrained(folder).torch_dtype)
 rows = [{"role": "user", "content": question}]
 if AutoConfig.from_pretrained(folder).architectures[0].endswith("ForCausalLM"):
     net = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    asked = tokenizer.apply_chat_template(rows, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    made = net.generate(
-        input_ids=asked["input_ids"],
-        attention_mask=torch.ones_like(asked["input_ids"]),
-        do_sample=False,
-        max_new_tokens=24,
-        tokenizer=tokenizer,
-    )
+    text = tokenizer.apply_chat_template(rows, add_generation_prompt=True, tokenize=False)
+    asked = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+    made = net.generate(**asked, do_sample=False, max_new_tokens=24, tokenizer=tokenizer)
     told["text"] = tokenizer.decode(made[0][asked["input_ids"].shape[1] :])
 else:
     net = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
-    ids = tokenizer.apply_chat_template([*rows, {"role": "assistant", "content": "yes"}], return_tensors="pt")
-    told["score"] = net(ids).logits[0, 0].item()
+    text = tokenizer.apply_chat_template([*rows, {"role": "assistant", "content": "yes"}], tokenize=False)
+    told["score"] = net(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, 0].item()
 print(json.dumps(told))

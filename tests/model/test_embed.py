@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from stored import load as load_vectors
 from tiny import BYTES, tiny_tokenizer
 from tiny_encoders import write_embedder
 from transformers import XLMRobertaConfig, XLMRobertaModel
@@ -35,6 +36,13 @@ def test_only_real_tokens_count():
     hidden = torch.tensor([[[3.0, 0.0], [0.0, 4.0], [100.0, 100.0]]])
     mask = torch.tensor([[1, 1, 0]])
     torch.testing.assert_close(mean_pooled(hidden, mask), torch.tensor([[0.6, 0.8]]))
+
+
+def test_the_mean_over_unmasked_tokens_is_the_stored_one_scaled_to_length_one():
+    stored = load_vectors("dedup_rouge.json")["mean_pool"]
+    hidden, mean = (torch.tensor(stored[name], dtype=torch.float64) for name in ("hidden", "out"))
+    wanted = mean / mean.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(mean_pooled(hidden, torch.tensor(stored["mask"])), wanted, rtol=0, atol=1e-9)
 
 
 def test_rows_are_in_order_of_length_one_and_alone_as_in_company(folder):

@@ -11,6 +11,7 @@ import torch
 from places import TESTS
 from tiny import tiny_tokenizer
 from tiny_models import ended_by, said, speaker
+from transformers import AutoTokenizer
 
 from togi.core.records import Message
 from togi.model.older import readable_config, readable_tokenizer
@@ -28,6 +29,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 QUESTION = "Say it."
+DECODERS = {"model_input_names": ["input_ids", "attention_mask"]}
 
 
 @pytest.mark.parametrize(
@@ -69,8 +71,17 @@ def test_the_old_keys_stand_beside_the_new_ones(new, old):
 
 def test_a_tokenizers_class_and_its_special_tokens_are_known_to_both():
     made = readable_tokenizer({"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<a>"]})
-    assert made == {"tokenizer_class": "PreTrainedTokenizerFast", "additional_special_tokens": ["<a>"]}
-    assert readable_tokenizer({"tokenizer_class": "Qwen2Tokenizer"}) == {"tokenizer_class": "Qwen2Tokenizer"}
+    assert made == {"tokenizer_class": "PreTrainedTokenizerFast", "additional_special_tokens": ["<a>"], **DECODERS}
+    qwen = {"tokenizer_class": "Qwen2Tokenizer"}
+    assert readable_tokenizer(qwen) == {**qwen, **DECODERS}
+
+
+def test_a_saved_tokenizer_says_what_a_decoder_takes(tmp_path):
+    """The class that version 4 reads returns token types by default, with which `generate` fails."""
+    model = speaker("llama")
+    save_model(model, tmp_path / "m")
+    assert json.loads((tmp_path / "m" / "tokenizer_config.json").read_text()).items() >= DECODERS.items()
+    assert list(AutoTokenizer.from_pretrained(tmp_path / "m")(QUESTION)) == DECODERS["model_input_names"]
 
 
 def read_by_4(folder: Path) -> dict:

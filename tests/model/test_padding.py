@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from tiny import BYTES, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
+from togi.core.errors import InputError
 from togi.core.records import Message
-from togi.core.sources import ModelSource
+from togi.core.sources import CARD, ModelSource
+from togi.model.encoder_scorer import load_scorer_of
 from togi.model.load import LoadedModel
-from togi.model.reward_model import ModelScorer, add_scalar_head, load_reward_model
+from togi.model.reward_model import ModelScorer, add_scalar_head, check_scalar_head, load_reward_model
 from togi.model.save import save_model
 from togi.text.template import Template, get_template
 
@@ -43,8 +46,25 @@ def saved(folder: Path, kind: str = "llama", template: Template = EOS_ENDS, *spe
     return folder
 
 
+def from_outside(folder: Path, kind: str = "llama") -> Path:
+    """A scorer as others publish it: its conversations end with eos, which is also its pad token."""
+    saved(folder, kind)
+    (folder / CARD).unlink()
+    for name, changes in (
+        ("config.json", {"pad_token_id": tiny_tokenizer().eos_token_id}),
+        ("tokenizer_config.json", {"pad_token": "<eos>"}),
+    ):
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def read_from(folder: Path) -> LoadedModel:
+    return load_reward_model(ModelSource(kind="path", name=str(folder)), folder)
+
+
 def ours(folder: Path) -> list[float]:
-    scores = ModelScorer(load_reward_model(ModelSource(kind="path", name=str(folder)), folder)).score(ITEMS)
+    scores = ModelScorer(read_from(folder)).score(ITEMS)
     return [float(score) for score in scores if isinstance(score, float)]
 
 
@@ -103,3 +123,54 @@ def test_without_another_special_token_there_is_none(tmp_path, caplog):
     assert "so the saved scorer has none" in caplog.text
     assert json.loads((tmp_path / "rm" / "config.json").read_text())["pad_token_id"] is None
     assert theirs(tmp_path / "rm", "right", 1) == pytest.approx(ours(tmp_path / "rm"), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
+def test_a_scorer_from_outside_is_read_where_the_library_reads_it(kind, tmp_path, caplog):
+    """It was trained so. The token before the end is read, and the log says so once."""
+    folder = from_outside(tmp_path / "rm", kind)
+    expected = theirs(folder, "right", 1)
+    assert len({round(score, 4) for score in expected}) == len(ITEMS)
+    for side in ("right", "left"):
+        assert theirs(folder, side, 4) == pytest.approx(expected, abs=1e-4), side
+    assert ours(folder) == pytest.approx(expected, abs=1e-4)
+    (told,) = [record.getMessage() for record in caplog.records if "pad token" in record.getMessage()]
+    assert "a conversation ends with '<eos>'" in told and "read at the token before" in told
+
+
+def test_stages_and_servers_read_it_there_too(tmp_path):
+    """As they load it: with conversations, and with ids, which may end with several of these tokens."""
+    folder = from_outside(tmp_path / "rm")
+    scorer = load_scorer_of(ModelSource(kind="path", name=str(folder)), folder)
+    assert isinstance(scorer, ModelScorer)
+    expected = theirs(folder, "right", 1)
+    assert scorer.score(ITEMS) == pytest.approx(expected, abs=1e-4)
+    ids = [list(scorer.sequence(*item).ids) for item in ITEMS]
+    end = tiny_tokenizer().eos_token_id
+    assert scorer.score_ids([[*each, end, end] for each in ids]) == pytest.approx(expected, abs=1e-4)
+    with torch.no_grad():
+        library = scorer.model.net(torch.tensor([[end, end]])).logits[0].tolist()
+    assert scorer.score_ids([[end, end]]) == pytest.approx(library, abs=1e-4)
+
+
+def test_a_copy_of_it_is_read_there_too(tmp_path):
+    """A new pad token would make the library read the copy at the end."""
+    folder = from_outside(tmp_path / "rm")
+    save_model(read_from(folder), tmp_path / "copy")
+    expected = theirs(folder, "right", 1)
+    assert theirs(tmp_path / "copy", "right", 4) == pytest.approx(expected, abs=1e-4)
+    assert ours(tmp_path / "copy") == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_that_reads_its_pad_token_is_refused(tmp_path):
+    """Its class does not follow the library's rule, so togi cannot know which token it reads."""
+    model = read_from(from_outside(tmp_path / "rm"))
+
+    class LlamaForSequenceClassification(type(model.net)):
+        def forward(self, input_ids, **given):
+            hidden = self.model(input_ids=input_ids, **given).last_hidden_state
+            return SimpleNamespace(logits=self.score(hidden)[:, -1])
+
+    model.net.__class__ = LlamaForSequenceClassification
+    with pytest.raises(InputError, match="gives scores"):
+        check_scalar_head(model)

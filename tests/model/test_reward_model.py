@@ -1,5 +1,7 @@
 """Reward models: read at the last token, whatever surrounds it; saved so that the library loads the same model."""
 
+from itertools import combinations
+
 import pytest
 import torch
 from stored import load as load_vectors
@@ -54,6 +56,40 @@ def test_the_last_token_is_read_where_the_library_looks_for_a_pad_id(case):
         ours = RewardModel(net)(plant([[unscored(*ids)]]))[0]
         torch.testing.assert_close(ours, net.score(hidden[-1])[0], rtol=0, atol=1e-10)
     assert (stored["pooled_index"] == len(ids) - 1) == (ids[-1] != pad)
+
+
+def padded_score(case: dict, *, explicit: bool) -> float:
+    """The library's score of a padded row, at positions that count the padding, or (`explicit`) the tokens alone."""
+    net, ids = scorer().net, torch.tensor([case["ids"]])
+    net.config.pad_token_id = case.get("pad_id", 0)
+    mask = (ids != net.config.pad_token_id).long()
+    where = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if explicit else {}
+    with torch.no_grad(), TrueFloat64():
+        return net(ids, attention_mask=mask, **where).logits[0, 0].item()
+
+
+@pytest.mark.parametrize("name", ["score_default_positions", "score_explicit_positions"])
+def test_padded_rows_have_equal_scores_where_the_stored_ones_are_equal(name):
+    """The stored scores are of other weights, so they only tell which rows score the same."""
+    stored = {case: row.get(name, row.get("score")) for case, row in POOLING.items()}
+    scores = {
+        case: padded_score(POOLING[case], explicit="explicit" in name)
+        for case, score in stored.items()
+        if score is not None
+    }
+    assert len(scores) == 7
+    for one, other in combinations(scores, 2):
+        near = abs(scores[one] - scores[other]) < 1e-7  # the library rotates positions in float32
+        assert near == (stored[one] == stored[other]), (one, other)
+
+
+@pytest.mark.parametrize("case", [case for case in POOLING if case != "all_pad"])
+def test_togi_scores_a_row_without_its_padding_as_the_library_scores_it_with(case):
+    stored = POOLING[case]
+    kept = [token for token in stored["ids"] if token != stored.get("pad_id", 0)]
+    with torch.no_grad(), TrueFloat64():
+        ours = RewardModel(scorer().net)(plant([[unscored(*kept)]]))[0].item()
+    assert ours == pytest.approx(padded_score(stored, explicit=True), abs=1e-7)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -8,7 +8,21 @@ from tiny import CONFIGS, SHAPE
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from togi.core.errors import InputError
-from togi.model.sizes import CHUNK_BYTES, KEPT_BYTES, NF4, Job, Shape, adapter_size, largest, predict, training_flops
+from togi.model.sizes import (
+    CHUNK_BYTES,
+    KEPT_BYTES,
+    NF4,
+    Job,
+    Shape,
+    adapter_size,
+    at_work,
+    gathered,
+    largest,
+    loaded,
+    predict,
+    rank_peak,
+    training_flops,
+)
 
 SMALL = Shape.of(
     {
@@ -111,6 +125,32 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not():
     found = largest(SMALL, job, memory)
     assert found % 256 == 0 and predict(SMALL, job, found).peak <= memory < predict(SMALL, job, found + 256).peak
     assert largest(SMALL, job, 1e6) == 0 and largest(SMALL, job, 1e15) == 2**16
+
+
+def test_ranks_share_weights_gradients_and_moments_and_gather_the_weights():
+    job = Job(checkpointing=True, ranks=8)
+    memory, floor = predict(THIRTEEN, job, 1024), 16 * THIRTEEN.parameters
+    root, layer = 2 * THIRTEEN.embeddings, THIRTEEN.matrices / THIRTEEN.layers
+    # embeddings, head, two layers and the gradients of one, twice; those of the head besides all activations, those of
+    # both at the end, twice
+    unsharded, longer = 4 * root + 16 * layer, predict(THIRTEEN, job, 65_536)
+    assert at_work(THIRTEEN, job, memory) == pytest.approx(floor / 8 + unsharded + 8 * root)
+    first = longer.activations + longer.head + 4 * THIRTEEN.embeddings
+    assert at_work(THIRTEEN, job, longer) == pytest.approx(floor / 8 + unsharded + first)
+    assert loaded(memory, 8) == pytest.approx(4.5 * THIRTEEN.parameters)
+    assert gathered(memory, 8) == pytest.approx((4 + 12 / 8) * THIRTEEN.parameters)
+    for tokens in (256, 65_536):
+        memory = predict(THIRTEEN, job, tokens)
+        assert rank_peak(THIRTEEN, job, tokens) == max(at_work(THIRTEEN, job, memory), gathered(memory, 8))
+    assert rank_peak(THIRTEEN, replace(job, ranks=1), 256) == predict(THIRTEEN, job, 256).peak
+
+
+def test_frozen_weights_of_ranks_have_no_gradients_and_their_own_type():
+    job = Job(weights="bfloat16", compute_dtype="bfloat16", rank=16, checkpointing=True, ranks=4)
+    memory = predict(THIRTEEN, job, 1024)
+    shared = (2 * THIRTEEN.parameters + 16 * adapter_size(THIRTEEN, job)) / 4
+    unsharded = 2 * (2 * THIRTEEN.embeddings + 2 * THIRTEEN.matrices / THIRTEEN.layers)
+    assert at_work(THIRTEEN, job, memory) == pytest.approx(shared + unsharded + memory.activations + memory.head)
 
 
 def test_operations_are_six_a_weight_and_token():

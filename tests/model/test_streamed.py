@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_models import at, loaded, logits, trained_a_little
 
 from togi.model.adapter import LoraSettings
@@ -17,7 +18,7 @@ from togi.model.load import LoadedModel, load
 from togi.model.lora import add_lora, merged
 from togi.model.reward_model import add_scalar_head
 from togi.model.save import check_saved, save_model
-from togi.model.shards import write_weights
+from togi.model.shards import stored_shapes, stored_weights, write_weights
 from togi.model.streamed import SavedNetwork
 from togi.train import usage
 
@@ -59,6 +60,17 @@ def test_a_network_without_an_adapter(kind, dtype, tmp_path):
 
 def test_experts_under_other_names(tmp_path):
     held(loaded("qwen3_moe"), tmp_path, torch.float32)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral", "qwen3_moe"])
+def test_weights_to_send_are_those_of_the_saved_file(kind, tmp_path):
+    network = SavedNetwork(loaded(kind).net, torch.bfloat16)
+    write_weights(network, tmp_path)
+    sent, shapes = dict(stored_weights(network)), dict(stored_shapes(network))
+    stored = load_file(tmp_path / "model.safetensors")
+    assert list(sent) == list(shapes) and sorted(sent) == sorted(stored)
+    assert all(torch.equal(sent[name], stored[name]) for name in stored)
+    assert all((shape.shape, shape.dtype) == (sent[name].shape, sent[name].dtype) for name, shape in shapes.items())
 
 
 ADAPTERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

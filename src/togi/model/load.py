@@ -36,7 +36,8 @@ MODALITY = re.compile("image|video|audio|boi|eoi|boa|eoa")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A network of transformers (possibly with an adapter), its fast tokenizer, its template and its name; a model to
-    be trained also has its `origin`. `new_tokens` are tokens whose rows are still untrained."""
+    be trained also has its `origin`. `new_tokens` are tokens whose rows are still untrained. `skipped` is the id that a
+    loaded scorer passes over at the end of a text, as the library does: its pad token."""
 
     net: Any
     tokenizer: Any
@@ -44,6 +45,7 @@ class LoadedModel:
     name: str
     new_tokens: tuple[str, ...] = ()
     origin: Origin | None = None
+    skipped: int | None = None
 
     @property
     def kind(self) -> str:
@@ -95,7 +97,10 @@ def load_inspected(
     if nf4:
         quantised_library().quantise(net, device, read)
     net = net.to(device).eval()
-    return LoadedModel(net=net, tokenizer=tokenizer, template=template, name=source.name, new_tokens=new)
+    skipped = net.config.get_text_config().pad_token_id if kind == "scorer" else None
+    return LoadedModel(
+        net=net, tokenizer=tokenizer, template=template, name=source.name, new_tokens=new, skipped=skipped
+    )
 
 
 def inspect(source: ModelSource, cache: Path, *, weights: bool = True) -> Facts:

@@ -8,6 +8,7 @@ from typing import Any
 
 FAST = "PreTrainedTokenizerFast"
 NEW_CLASSES = ("TokenizersBackend", "PythonBackend")  # only in version 5
+INPUTS = ["input_ids", "attention_mask"]
 FULL, WINDOWED = "full_attention", "sliding_attention"
 
 
@@ -22,8 +23,9 @@ def readable_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def readable_tokenizer(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A tokenizer_config.json with the class and the list of special tokens that version 4 knows."""
-    made = dict(config)
+    """A decoder's tokenizer_config.json with the class and the list of special tokens that version 4 knows. That class
+    also returns token types unless told which inputs the model has, and no decoder has those."""
+    made = {**config, "model_input_names": INPUTS}
     if made.get("tokenizer_class") in NEW_CLASSES:
         made["tokenizer_class"] = FAST
     if isinstance(made.get("extra_special_tokens"), list):

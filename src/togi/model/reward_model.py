@@ -1,7 +1,7 @@
 """Reward models: a decoder with a scalar head that reads each sequence's last token.
 
-Shapes: T rows, S sequences, H width. The last row comes from lengths, never from a pad id: if pad equals eos, the
-library reads the token before the last.
+Shapes: T rows, S sequences, H width. The last row comes from lengths. The library reads the last token that is not the
+pad token, so `ModelScorer` cuts the texts of a loaded scorer after that one: causal attention sees no later token.
 
 Folders have the library's layout (`...ForSequenceClassification` with `score.weight`), so each side can load what the
 other saved.
@@ -25,6 +25,7 @@ from togi.core.sources import ModelSource
 from togi.model.forest import Forest, MicroBatch, Sequence, move, plant, split_by_tokens
 from togi.model.inspect import Facts, context_of
 from togi.model.load import LoadedModel, inspect, load_inspected
+from togi.model.padding import read_length, tell_skipped
 from togi.model.policy import body_of, hidden_states, nearly_equal, probe_ids, share_prompts, unwrapped
 from togi.model.recompute import recomputed_layers
 from togi.text.render import chat_text, render_text
@@ -81,11 +82,13 @@ def load_reward_model(
 ) -> LoadedModel:
     """Loads a scorer, also one trained elsewhere; see `load`. `facts` are those of `inspect`, if known.
 
-    Raises InputError if it is a causal model, if its head gives more than one number, or if the library does not
-    compute it as a scalar head on a decoder's last token.
+    Its scores are the library's, also where a conversation ends with its pad token, which is logged. Raises InputError
+    if it is a causal model, if its head gives more than one number, or if the library does not compute it as a scalar
+    head on a decoder's last token that is not the pad token.
     """
     model = load_inspected(source, facts or inspect(source, cache), dtype=dtype, device=device, kind="scorer")
     check_scalar_head(model)
+    tell_skipped(model)
     return model
 
 
@@ -97,14 +100,24 @@ def check_scalar_head(model: LoadedModel) -> None:
     other = f"{model.name}: togi reads scores from a decoder with one linear layer `score`, but {type(net).__name__} "
     if not isinstance(head, nn.Linear):
         raise InputError(f"{other}has none; use a reward model of a decoder (Llama, Qwen, Gemma, Mistral)")
-    pad = net.config.get_text_config().pad_token_id
-    ids = torch.tensor([[i for i in probe_ids(net, 9) if i != pad][:8]], device=net.device)
-    probes = [ids[:, :length] for length in (2, 4, 6, 8)]
+    probes, pad = _probes(net), net.config.get_text_config().pad_token_id
     expected = torch.cat([net(input_ids=probe, use_cache=False).logits[0] for probe in probes])
-    hidden_SH = torch.cat([body_of(net)(input_ids=probe, use_cache=False).last_hidden_state[:, -1] for probe in probes])
-    found = read_head(head, hidden_SH)
+    found = torch.cat([read_head(head, _state(net, probe, read_length(probe[0].tolist(), pad))) for probe in probes])
     if not nearly_equal(found.to(expected.dtype), expected):
         raise InputError(f"{other}gives scores {expected.tolist()} on a probe, where that gives {found.tolist()}")
+
+
+def _probes(net: Any) -> list[Tensor]:
+    """Texts (1, T) of several lengths, and some that end with the pad token."""
+    pad, rows = net.config.get_text_config().pad_token_id, len(net.get_input_embeddings().weight)
+    ids = [i for i in probe_ids(net, 9) if i != pad][:8]
+    padded = [] if pad is None or not 0 <= pad < rows else [[*ids[:4], pad], [pad, *ids[:2], pad, pad], [pad, pad]]
+    return [torch.tensor([probe], device=net.device) for probe in (ids[:2], ids[:4], ids[:6], ids, *padded)]
+
+
+def _state(net: Any, probe: Tensor, length: int) -> Tensor:
+    """The last hidden state (1, H) of the token at which a probe is `length` tokens long."""
+    return body_of(net)(input_ids=probe, use_cache=False).last_hidden_state[:, length - 1]
 
 
 class RewardModel(nn.Module):
@@ -209,11 +222,17 @@ class ModelScorer:
         length = len(sequence.ids)
         return GraderError(f"{self.model.name}: a conversation has {length} tokens; it reads at most {self.limit}")
 
+    def _read(self, sequence: Sequence) -> Sequence:
+        """The sequence up to the token at which it is read."""
+        length = read_length(sequence.ids, self.model.skipped)
+        return Sequence(sequence.ids[:length], sequence.scored[:length])
+
     @torch.inference_mode()
     def score_sequences(self, sequences: Seq[Sequence], prompts: Seq[Any]) -> list[float]:
         """Scores of token ids; sequences with equal `prompts` are computed in one tree."""
         scores = [0.0] * len(sequences)
-        for batch in batches_by_length(sequences, prompts, self.tokens):
+        read = [self._read(sequence) for sequence in sequences]
+        for batch in batches_by_length(read, prompts, self.tokens):
             found_S = self.reward(move(plant(batch.groups), unwrapped(self.model.net).device)).tolist()
             for place, score in zip(batch.index_S, found_S, strict=True):
                 scores[place] = score

@@ -16,7 +16,8 @@ from transformers import GenerationConfig
 
 from togi.core.errors import InputError
 from togi.core.files import read_json, write_json
-from togi.core.sources import ADAPTER_CONFIG
+from togi.core.sampling import Recommended
+from togi.core.sources import ADAPTER_CONFIG, CARD
 from togi.core.strangers import run_stranger
 from togi.model.adapter import beneath, lora_library
 from togi.model.card import About, write_card
@@ -36,6 +37,9 @@ TRAINED = re.compile("lora_|trainable_tokens")  # weights of an adapter, by thei
 PROBE_TOKENS = 24
 ROUNDINGS = 8  # allowed error of a probe, in units of the type's precision relative to the largest output
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
+GENERATION = "generation_config.json"
+KEPT = "recommended"
+"""The key of togi.json with recommended sampling settings."""
 NOTHING = About()
 
 
@@ -118,7 +122,7 @@ def _save_network(model: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
     write_weights(network, folder)
     if model.kind == "causal":
         said = {} if generation is None else generation.to_diff_dict()
-        write_json(folder / "generation_config.json", _generation(model, said))
+        write_json(folder / GENERATION, _generation(model, said))
 
 
 def _apart(plain: Any) -> dict[str, Any]:
@@ -144,6 +148,22 @@ def _generation(model: LoadedModel, base: dict[str, Any]) -> dict[str, Any]:
     else:
         said["stop_strings"] = list(dict.fromkeys([*(said.get("stop_strings") or ()), template.terminator]))
     return said
+
+
+def recommend(folder: Path, sampling: Recommended) -> list[str]:
+    """Writes recommended sampling settings into a saved model's togi.json and generation_config.json, so far as it has
+    them, and returns the files. The length of answers is only in togi.json: other programs would cut all answers there.
+    """
+    change = {GENERATION: lambda said: _drawn(said, sampling), CARD: lambda said: said | {KEPT: sampling.model_dump()}}
+    found = [name for name in change if (folder / name).is_file()]
+    for name in found:
+        write_json(folder / name, change[name](read_json(folder / name)))
+    return found
+
+
+def _drawn(said: dict[str, Any], sampling: Recommended) -> dict[str, Any]:
+    """Generation settings with recommended sampling in place of other sampling."""
+    return {key: value for key, value in said.items() if key not in SAMPLING} | sampling.generating()
 
 
 # --- the check --------------------------------------------------------------------------------------------------------

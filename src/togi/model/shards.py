@@ -53,6 +53,22 @@ def write_weights(network: SavedNetwork, folder: Path, *, largest: str = LARGEST
         _write_index(folder, network.plain, split)
 
 
+def stored_shapes(network: SavedNetwork) -> Iterator[tuple[str, Tensor]]:
+    """The names and shapes of the weights of `network` as they are stored, without memory, in the order of
+    `stored_weights`."""
+    shapes = _kept(network)
+    for group in _groups(network.plain, shapes, _as_stored(network.plain, list(shapes), shapes)):
+        yield from _as_stored(network.plain, group, shapes).items()
+
+
+def stored_weights(network: SavedNetwork) -> Iterator[tuple[str, Tensor]]:
+    """The weights of `network` under their stored names and in their stored form, computed one by one, or layer by
+    layer if the library stores a layer in another form than it computes with."""
+    shapes = _kept(network)
+    for group in _groups(network.plain, shapes, _as_stored(network.plain, list(shapes), shapes)):
+        yield from _as_stored(network.plain, group, {name: network.saved(name) for name in group}).items()
+
+
 def _kept(network: SavedNetwork) -> dict[str, Tensor]:
     """The weights to save, without memory; only one of each set of tied weights."""
     ignored = network.plain._keys_to_ignore_on_save or ()

@@ -119,6 +119,12 @@ class Shape:
         return self.vocabulary * self.width
 
     @property
+    def largest(self) -> int:
+        """The number of weights in the largest matrix; the library stacks the experts of a layer."""
+        experts = self.experts * 2 * self.width * self.ffn
+        return max(self.embeddings, experts, *(a * b for a, b in self.linears.values()))
+
+    @property
     def vectors(self) -> int:
         """The number of weights in norms and biases."""
         family = family_of(self.family)
@@ -151,6 +157,7 @@ class Job:
     `accumulates`: a step has several micro-batches, so gradients and activations exist at the same time. `entropy`: the
     head also computes the entropy. `scorer`: the head gives one number. `accelerator`: the softmax copies logits in
     float32, and none are kept. `layers`: the number of trained layers, from the top; None: all, and the embeddings.
+    `ranks` processes share weights, gradients and moments; `predict` sums them up.
     """
 
     weights: Literal["float32", "bfloat16", "bfloat16-master", "nf4"] = "float32"
@@ -165,6 +172,7 @@ class Job:
     scorer: bool = False
     accelerator: bool = False
     layers: int | None = None
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,18 +204,44 @@ class Memory:
         return self.weights + self.cast + self.optimizer + moving
 
 
-def rank_peak(shape: Shape, memory: Memory, ranks: int) -> float:
-    """The peak of each of `ranks` processes that share the weights, gradients and moments of `memory`.
+def rank_peak(shape: Shape, job: Job, tokens: int) -> float:
+    """The peak of each process, with micro-batches of `tokens` rows: while it trains, or when it holds all weights."""
+    memory = predict(shape, job, tokens)
+    return memory.peak if job.ranks == 1 else max(at_work(shape, job, memory), gathered(memory, job.ranks))
 
-    While training, a process holds its part of them, and unsharded what it computes with: embeddings and head, the
-    current layer and the next, and the gradients of one. Before the first step and during saving it holds all weights.
+
+def between_steps(memory: Memory, ranks: int) -> float:
+    """The bytes of a process between two steps: its part of the weights and moments."""
+    return (memory.weights + memory.optimizer) / ranks
+
+
+def loaded(memory: Memory, ranks: int) -> float:
+    """The peak of each process when the model is loaded. Each of several then replaces all weights by its part."""
+    return memory.weights * (1 if ranks == 1 else 1 + 1 / ranks)
+
+
+def gathered(memory: Memory, ranks: int) -> float:
+    """The peak of each of several processes at the end of training: all weights, gathered for saving, besides its part
+    of weights and moments."""
+    return memory.weights + between_steps(memory, ranks)
+
+
+def at_work(shape: Shape, job: Job, memory: Memory) -> float:
+    """The peak of each process while it trains.
+
+    One of several holds its part of weights, moments and gradients and, unsharded, what it computes with: embeddings
+    and head, the current layer and the next, and the gradients of one layer, twice while they are exchanged. The
+    gradients of the head come first, besides logits and activations; those of the embeddings last, when these are freed.
     """
-    if ranks == 1:
+    if job.ranks == 1:
         return memory.peak
-    root = shape.embeddings * (1 if shape.tied else 2)
-    whole = 4.0 * (root + 3 * shape.matrices / shape.layers)
-    work = memory.floor / ranks + whole + memory.cast + memory.activations + memory.head
-    return max(work, memory.weights + (memory.weights + memory.optimizer) / ranks)
+    width, layer = 4 if job.weights == "float32" else 2, shape.matrices / shape.layers
+    root, all_trained = shape.embeddings * (1 if shape.tied else 2), not job.rank and job.layers is None
+    first = width * shape.embeddings if all_trained and not job.scorer else 0
+    last = width * 2 * root if all_trained else 0
+    whole = width * (root + (2 if job.rank else 4) * layer)
+    share = between_steps(memory, job.ranks) + (memory.gradients - width * _summed(shape, job)) / job.ranks
+    return share + whole + memory.cast + max(memory.head + memory.activations + first, last)
 
 
 def key_bytes(shape: Shape, width: int) -> int:
@@ -234,18 +268,21 @@ def predict(shape: Shape, job: Job, tokens: int) -> Memory:
     moments = EIGHT_BIT_MOMENTS if job.bits == 8 else 2.0 * (4 if job.weights in ("bfloat16-master", "nf4") else base)
     masters = 4 if job.weights == "bfloat16-master" or (job.offload and not job.rank) else 0
     optimizer = trained * (moments + masters)
-    both = shape.tied and not job.rank and not job.scorer  # gradients of the embeddings and of the head at once
-    summed = shape.embeddings * base if both else 0
     return Memory(
         weights=weights,
         cast=_cast(shape, job),
-        gradients=float(trained * base + summed),
+        gradients=float((trained + _summed(shape, job)) * base),
         optimizer=0.0 if job.offload else optimizer,
         activations=float(activations(shape, job, tokens)),
         head=float(_head(shape, job, tokens)),
         host=optimizer if job.offload else 0.0,
         together=job.accumulates,
     )
+
+
+def _summed(shape: Shape, job: Job) -> int:
+    """The number of second gradients of tied embeddings: those of the embeddings and of the head are added up last."""
+    return shape.embeddings if shape.tied and not job.rank and not job.scorer else 0
 
 
 def _trained(shape: Shape, job: Job) -> int:
@@ -330,12 +367,12 @@ def chunk_rows(row_bytes: int) -> int:
     return max(16, min(1024, CHUNK_BYTES // row_bytes))
 
 
-def largest(shape: Shape, job: Job, memory: float, *, step: int = 256, most: int = 2**16, ranks: int = 1) -> int:
-    """The largest micro-batch (tokens, a multiple of `step`) whose peak fits into `memory` on each of `ranks`
-    processes; 0 if none does."""
+def largest(shape: Shape, job: Job, memory: float, *, step: int = 256, most: int = 2**16) -> int:
+    """The largest micro-batch (tokens, a multiple of `step`) whose peak fits into the `memory` of each process; 0 if
+    none does."""
     found = 0
     for tokens in range(step, most + 1, step):
-        if rank_peak(shape, predict(shape, job, tokens), ranks) > memory:
+        if rank_peak(shape, job, tokens) > memory:
             break
         found = tokens
     return found
