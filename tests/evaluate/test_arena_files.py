@@ -15,6 +15,7 @@ from togi.evaluate.arena_files import (
     read_judgments,
     read_lengths,
     read_styles,
+    share_of,
     write_battles,
 )
 
@@ -42,6 +43,7 @@ def test_the_rules_of_ru_arena_on_stored_games(tmp_path):
     )
     assert standing.elo == pytest.approx(wanted["elo"], abs=1e-6)
     assert standing.win_rate == pytest.approx(wanted["elo_winrate"], abs=1e-9)
+    assert standing.win_rate == pytest.approx(wanted["winrate_pct"], abs=1e-9)
     assert found.dropped == {"no_verdict": 1, "unknown_label": 1}
 
 
@@ -62,6 +64,39 @@ def test_games_of_the_baseline_against_itself_are_dropped_and_counted(tmp_path):
 def test_v01_judgments_need_a_named_baseline(tmp_path):
     with pytest.raises(InputError, match="set --baseline MODEL"):
         read_judgments(write_jsonl(tmp_path / "j.jsonl", []), "v0.1", None)
+
+
+def against(path, *baselines):
+    """v2 judgments of a model m, 12 against each baseline: it loses all games to the first and wins the others."""
+    rows = [
+        {"uid": f"{base}-{i}", "model": "m", "baseline": base, "games": [{"score": label} for label in labels]}
+        for base, labels in zip(baselines, (("A>B", "B>A"), ("B>A", "A>B")), strict=False)
+        for i in range(12)
+    ]
+    return write_jsonl(path / "judged.jsonl", rows)
+
+
+@pytest.mark.parametrize(("baseline", "rate"), [("o3-mini", 0.0), ("gemini", 100.0)])
+def test_games_count_only_against_the_baseline_of_their_row(tmp_path, baseline, rate):
+    found = read_judgments(against(tmp_path, "o3-mini", "gemini"), "v2", baseline)
+    assert found.dropped == {"other_baseline": 24} and len(found.battles) == 24
+    assert {battle.model_a for battle in found.battles} == {baseline}
+    assert rank(found, baseline=baseline, rounds=100).standings["m"].win_rate == rate
+
+
+def test_several_baselines_are_named_and_one_must_be_chosen(tmp_path):
+    path = against(tmp_path, "o3-mini", "gemini")
+    told = r"o3-mini \(12 judgments\), gemini \(12 judgments\)"
+    with pytest.raises(InputError, match=rf"name 2 baselines: {told}; .* set --baseline to one"):
+        read_judgments(path, "v2", None)
+    with pytest.raises(InputError, match=rf"--baseline m: no judgment names it as baseline; found {told}"):
+        read_judgments(path, "v2", "m")
+    assert not read_judgments(against(tmp_path, "o3-mini"), "v2", None).dropped
+
+
+def test_a_label_that_the_rules_drop_has_no_winner():
+    assert [share_of(label, "v0.1") for label in ("A>>B", "B>A", "A=B", "A<B", None)] == [1.0, 0.0, 0.5, 0.5, 0.5]
+    assert [share_of(label, "v2") for label in ("A<B", "B<<A", "?")] == [0.0, 1.0, 0.5]
 
 
 @pytest.mark.parametrize("games", [None, [], [{"score": "A>B"}], [{"score": 3}, {"score": "A>B"}]])

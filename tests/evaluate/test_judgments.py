@@ -62,6 +62,19 @@ def test_the_score_is_the_mean_of_the_rounds_and_each_stands_in_the_table():
     assert {name: cell.value for name, cell in part.cells["a"].items()} == {"round 1": 6, "round 2": 9}
 
 
+def test_the_grades_of_single_metrics_have_a_mean_each():
+    graded = [(4.0, {"depth": 2.0, "overall": 4.0}), (5.0, {"depth": 5.0, "overall": 5.0}), (None, {})]
+    rows = [
+        judged(f"q{place}", score, "unreadable" if score is None else "grade", metrics=metrics)
+        for place, (score, metrics) in enumerate(graded)
+    ]
+    found = grade_table(a=rows)
+    (part,) = found.parts
+    assert part.title == "by metric" and [column.name for column in part.columns] == ["depth", "overall"]
+    assert [(cell.value, cell.n) for cell in part.cells["a"].values()] == [(3.5, 2), (4.5, 2)]
+    assert found.cells["a"]["score"].value == 4.5
+
+
 def test_categories_and_differences_by_answer():
     def own(shift: int) -> list[Judgment]:
         pairs = [("q0", "math", 3), ("q1", "math", 5), ("q2", "writing", 7), ("q3", "writing", 8)]

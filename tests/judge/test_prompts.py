@@ -145,6 +145,9 @@ def test_files_of_llm_jp_judge(tmp_path):
     assert prompt.messages(ONE)[0].content.endswith("Because {air}.")
     assert prompt.read is not None
     assert prompt.read("正確性: [[2]]\n総合評価: [[4]]") == 4  # the last metric is the grade
+    assert prompt.read_metrics is not None
+    assert prompt.read_metrics("総合評価: [[4]] 正確性: [[2]]") == {"正確性": 2, "総合評価": 4}
+    assert prompt.read_metrics("総合評価: [[4]]") is None
     assert (
         prompt.read("総合評価: [[4]]") is None and prompt.read("総合評価: [[4]] 総合評価: [[4]] 正確性: [[1]]") is None
     )

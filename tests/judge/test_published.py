@@ -1,5 +1,7 @@
 """Verdicts read by the rules of published benchmarks, against what their own expressions find (tests/vectors)."""
 
+import re
+
 import pytest
 from stored import load
 
@@ -40,3 +42,11 @@ def test_five_grades(case):
         return
     with pytest.raises(Unreadable, match=case["out"].removeprefix("error:")):
         llmjp_quality(case["text"])
+
+
+def test_the_metrics_and_the_expression_of_a_file_are_read_by_the_same_rule():
+    pattern = re.compile(r"(depth|tone): (\d(?:\.5)?|none)")
+    assert llmjp_quality("tone: 3.5\ndepth: 2", pattern, ["depth", "tone"]) == {"depth": 2.0, "tone": 3.5}
+    for text, reason in (("tone: 3 tone: 3 depth: 1", "duplicate"), ("tone: 3", "missing"), ("tone: none", "missing")):
+        with pytest.raises(Unreadable, match=reason):
+            llmjp_quality(text, pattern, ["depth", "tone"])

@@ -1,6 +1,7 @@
 """arena-hard's other file layouts: judgments (v0.1, shared by Ru-Arena, and v2) and model answers."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from togi.evaluate.markdown import PARTS, Style, markup_counts, style_of
 from togi.evaluate.rows import Read, rows_of, shown
 
 Rules = Literal["v0.1", "v2"]
-NO_VERDICT, UNKNOWN_LABEL = "no_verdict", "unknown_label"
+NO_VERDICT, UNKNOWN_LABEL, OTHER_BASELINE = "no_verdict", "unknown_label", "other_baseline"
 CLEAR = 3  # rows of a clear win
 LABELS = {"A>>B": (1.0, CLEAR), "A>B": (1.0, 1), "A=B": (0.5, 1), "B>A": (0.0, 1), "B>>A": (0.0, CLEAR)}
 """The share that answer A won, and the number of rows that it counts for."""
@@ -37,17 +38,37 @@ def read_judgments(path: Path, rules: Rules, baseline: str | None) -> Rows:
     win gives three rows.
 
     `v0.1` (and Ru-Arena) drops a game without one of the five labels; `v2` drops the question, and also reads labels
-    such as A<B. Layouts: question_id, model, games (v0.1, which needs `baseline`); uid, model, baseline, games (v2).
+    such as A<B. Layouts: question_id, model, games (v0.1, which needs `baseline`); uid, model, baseline, games (v2). In
+    v2 each question names its baseline: those with another one than `baseline` are dropped as `other_baseline`.
+    InputError if there are several baselines and none is chosen, or none of them is the chosen one.
     """
     if rules == "v0.1" and baseline is None:
         raise InputError(f"{path}: judgments in the v0.1 layout do not name the baseline; set --baseline MODEL")
-    found = Rows()
+    found, met = Rows(), Counter[str]()
     columns = ("question_id", "model", "games") if rules == "v0.1" else ("uid", "model", "baseline", "games")
     for file in files_in(path):
         for row in rows_of(file, columns):
-            name = baseline if baseline is not None else row.text("baseline")
-            _judged(found, row, rules, name, row.text(columns[0]))
+            own = row.text("baseline") if rules == "v2" else baseline or ""
+            met[own] += 1
+            if baseline in (None, own):
+                _judged(found, row, rules, own, row.text(columns[0]))
+            else:
+                found.dropped[OTHER_BASELINE] += 2
+    _check_baselines(path, met, baseline)
     return found
+
+
+def _check_baselines(path: Path, met: Counter[str], chosen: str | None) -> None:
+    """Raises InputError unless the judgments leave one baseline: win rates against different ones are different
+    figures."""
+    told = ", ".join(f"{name} ({count:,} judgments)" for name, count in met.most_common(8))
+    if chosen is None and len(met) > 1:
+        raise InputError(
+            f"{path}: the judgments name {len(met)} baselines: {told}; each has a leaderboard of its own: set "
+            "--baseline to one of them"
+        )
+    if chosen is not None and met and chosen not in met:
+        raise InputError(f"{path}: --baseline {chosen}: no judgment names it as baseline; found {told}")
 
 
 def _judged(found: Rows, row: Read, rules: Rules, baseline: str, question: str) -> None:
@@ -58,7 +79,7 @@ def _judged(found: Rows, row: Read, rules: Rules, baseline: str, question: str) 
         return
     if row.values.get("judge") in (model, baseline):
         found.self_judged[str(row.values["judge"])] += 2
-    labels = [TURNED.get(score, score) if rules == "v2" and score else score for score in scores]
+    labels = [meant(score, rules) for score in scores]
     if rules == "v2" and not all(labels):
         found.dropped[NO_VERDICT] += 2
         return
@@ -71,6 +92,16 @@ def _judged(found: Rows, row: Read, rules: Rules, baseline: str, question: str) 
             share, times = LABELS[label]
             battle = Battle(model_a=baseline, model_b=model, share=share if game == 0 else 1 - share, question=question)
             found.battles += [battle] * times
+
+
+def meant(label: str | None, rules: Rules) -> str | None:
+    """What a judge's label means by these rules: v2 turns reversed ones, such as A<B, around."""
+    return TURNED.get(label, label) if rules == "v2" and label else label
+
+
+def share_of(label: str | None, rules: Rules) -> float:
+    """The share of a game that answer A won by its label; one half for a tie, and for a label that the rules drop."""
+    return LABELS.get(meant(label, rules) or "", (0.5, 1))[0]
 
 
 def _scores(row: Read) -> list[str | None]:

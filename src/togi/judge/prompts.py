@@ -18,6 +18,7 @@ from ruamel.yaml.error import YAMLError
 
 from togi.core.errors import InputError
 from togi.core.records import Message
+from togi.judge.published import Unreadable, as_number, llmjp_quality
 from togi.judge.reading import spoken
 from togi.text.prompt_file import PromptFile
 
@@ -50,12 +51,14 @@ class Case:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgePrompt:
     """A judge's prompt. `write` makes the user turn of a case; `system`, if not empty, precedes it. `read` extracts the
-    grade, if the file defines how. With `wants_reference` it needs a reference answer. `turns` is the number of
-    conversation turns that it shows, None for any number. `source` is its text."""
+    grade, if the file defines how, and `read_metrics` the grades of all its metrics, if it names several. With
+    `wants_reference` it needs a reference answer. `turns` is the number of conversation turns that it shows, None for
+    any number. `source` is its text."""
 
     write: Callable[[Case], str]
     system: str = ""
     read: Callable[[str], float | None] | None = None
+    read_metrics: Callable[[str], Mapping[str, float] | None] | None = None
     wants_reference: bool = False
     turns: int | None = None
     source: str = ""
@@ -255,39 +258,40 @@ def _llmjp(text: str, path: Path, method: Method) -> dict[str, JudgePrompt]:
     return {
         name: replace(
             _prompt(entry["prompt_template"], entry.get("system_prompt"), f"{path}: {name}"),
-            read=_reader(entry, f"{path}: {name}"),
+            **_readers(entry, f"{path}: {name}"),
         )
         for name, entry in given.items()
         if _judges(entry.get("prompt_template"), method)
     }
 
 
-def _reader(entry: Mapping[str, Any], where: str) -> Callable[[str], float | None] | None:
-    """Returns a function that reads a grade with the file's regular expression: its first match. If the expression has
-    a metric and a grade, each metric must occur once, and the last one of `metrics` is the grade."""
+def _readers(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Returns the reading fields of a prompt, by the file's regular expression: the grade is its first match. If the
+    expression has a metric and a grade, each metric must occur once, and the last one of `metrics` is the grade."""
     source, metrics = entry.get("regex"), entry.get("metrics")
     if source is None:
-        return None
+        return {}
     try:
         pattern = re.compile(source)
     except (re.error, TypeError) as error:
         raise InputError(f"{where}: regex {source!r} is not a regular expression: {error}") from None
     if pattern.groups == 1:
-        return lambda text: _number(match[1]) if (match := pattern.search(spoken(text))) else None
+        return {"read": lambda text: as_number(match[1]) if (match := pattern.search(spoken(text))) else None}
     if pattern.groups != 2 or not isinstance(metrics, list) or not metrics:
         raise InputError(
             f"{where}: regex needs one group (the grade), or two (a metric and its grade) together with `metrics`"
         )
+    names = [str(metric) for metric in metrics]
+
+    def read_metrics(text: str) -> dict[str, float] | None:
+        try:
+            grades = llmjp_quality(spoken(text), pattern, names)
+        except Unreadable:
+            return None
+        return {name: grades[name] for name in names}
 
     def read(text: str) -> float | None:
-        found = pattern.findall(spoken(text))
-        grades = dict(found)
-        whole = len(found) == len(grades) and sorted(grades) == sorted(map(str, metrics))
-        return _number(grades[str(metrics[-1])]) if whole else None
+        grades = read_metrics(text)
+        return None if grades is None else grades[names[-1]]
 
-    return read
-
-
-def _number(text: str | None) -> float | None:
-    """The number of a match's group; None for other text and for a group that took no part in the match."""
-    return float(text) if text and re.fullmatch(r"[+-]?\d+(\.\d+)?", text) else None
+    return {"read": read, "read_metrics": read_metrics}

@@ -5,6 +5,7 @@ replies is in reading.py.
 """
 
 import re
+from collections.abc import Sequence
 
 _LABEL = re.compile(r"\[\[([AB<>=]+)\]\]")
 _LOOSE_LABEL = re.compile(r"\[([AB<>=]+)\]")
@@ -52,13 +53,23 @@ def fastchat(text: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def llmjp_quality(text: str) -> dict[str, int]:
-    """The five grades of llm-jp-judge's quality benchmark. Raises Unreadable (`duplicate`, `missing`)."""
-    grades: dict[str, int] = {}
-    for metric, grade in _QUALITY.findall(text):
+def llmjp_quality(text: str, pattern: re.Pattern[str] = _QUALITY, metrics: Sequence[str] = QUALITY) -> dict[str, float]:
+    """The grade of each metric, as in llm-jp-judge's quality benchmark; `pattern` finds a metric and its grade.
+
+    Raises Unreadable unless each metric has one grade (`duplicate`, `missing`).
+    """
+    grades: dict[str, float] = {}
+    for metric, grade in pattern.findall(text):
         if metric in grades:
             raise Unreadable("duplicate")
-        grades[metric] = int(grade)
-    if len(grades) != len(QUALITY):
+        if (value := as_number(grade)) is None:
+            raise Unreadable("missing")
+        grades[metric] = value
+    if sorted(grades) != sorted(metrics):
         raise Unreadable("missing")
     return grades
+
+
+def as_number(text: str | None) -> float | None:
+    """The number of a match's group; None for other text and for a group that took no part in the match."""
+    return float(text) if text and re.fullmatch(r"[+-]?\d+(\.\d+)?", text) else None

@@ -21,6 +21,7 @@ data:
 stages:
   pairs: {type: contrast, input: $questions, model: $base, off_topic: true, max_tokens: 12, min_tokens: 1}
   policy: {type: train.dpo, init: $base, pairs: $pairs, epochs: 2, batch_size: 2, learning_rate: 1e-2}
+  led: {type: select, input: $questions, system: Be brief.}
   reward: {type: train.reward, init: $base, pairs: $pairs, epochs: 1, batch_size: 2, learning_rate: 1e-3}
   measured:
     type: evaluate
@@ -31,6 +32,16 @@ stages:
       - {type: diversity, prompts: $questions, samples: 3, max_tokens: 24}
       - {type: diversity, name: one_answer, prompts: $questions, samples: 1, max_tokens: 24}
       - {type: reward_kl, prompts: $questions, reward: $reward, samples: 2, best_of: 4, max_tokens: 12}
+      - {type: reward_kl, name: led, prompts: $led, reward: $reward, samples: 1, best_of: 1, max_tokens: 4, seed: 5}
+      - type: reward_kl
+        name: unled
+        prompts: $led
+        reward: $reward
+        reward_system: drop
+        samples: 1
+        best_of: 1
+        max_tokens: 4
+        seed: 5
 """
 
 
@@ -106,9 +117,18 @@ def test_a_model_has_no_kl_from_its_twin_and_some_from_a_trained_one(run: Path):
     assert best[0] == pytest.approx(found["cells"]["base"]["reward"]["value"]) and best == sorted(best)
 
 
+def test_a_reward_model_may_read_no_system_turn(run: Path):
+    for metric, same in (("KL (nats)", True), ("reward", False)):
+        found = [values(run, name, metric, "policy") for name in ("led", "unled")]
+        assert len(found[0]) == 8 and (found[0] == found[1]) is same, metric
+    assert "reward_system" not in table(run, "led")["manifest"]["common"]
+    assert table(run, "unled")["manifest"]["common"]["reward_system"] == "drop"
+
+
 def test_the_report_draws_the_frontier(run: Path):
     page = next((run / "home").rglob("report.html")).read_text()
-    assert "reward against KL (nats)" in page and page.count('<circle class="dot c3"') == 3, "the line of best of n"
+    points = page.count('<circle class="dot c3"')
+    assert "reward against KL (nats)" in page and points == 3 + 1 + 1, "the line of best of n, of each of the three"
 
 
 def test_what_a_stage_trained_is_measured_outside_its_recipe(run: Path):
@@ -121,6 +141,13 @@ def test_what_a_stage_trained_is_measured_outside_its_recipe(run: Path):
     assert found["models"]["policy"]["length (tokens)"]["value"] > 0
     (known,) = found["manifest"]["subjects"].values()
     assert known["engine"] == "togi" and known["template"]
+    assert found["leaks"] == {"policy": 8}, "its pairs were made from these questions"
+    ended = togi(
+        run / "home", "evaluate", str(run / "model"), words, "--template", "chatml", "--json", TOGI_THREADS="1"
+    )
+    assert json.loads(ended.stdout)["leaks"] == {"model": None}
+    ended = togi(run / "home", "evaluate", str(run / "model"), words, "--template", "chatml", TOGI_THREADS="1")
+    assert "questions that a model was trained on: model unknown" in ended.stdout
 
 
 @pytest.mark.parametrize(

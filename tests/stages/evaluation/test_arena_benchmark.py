@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from judges import shown
-from stub_server import KEY, stub_server
+from stored_verdicts import write_jsonl
+from stub_server import KEY, Says, stub_server
 from tiny_run import togi
 
 RECIPE = """\
@@ -25,7 +26,7 @@ stages:
     bootstrap: 200
     benchmarks:
       - {type: arena, questions: $questions, max_tokens: 64}
-      - {type: arena, name: second, questions: $questions, max_tokens: 64, rules: v2}
+      - {type: arena, name: second, questions: $questions, max_tokens: 64, rules: v2, system: Be brief.}
       - {type: arena, name: weighed, questions: $questions, max_tokens: 64, read: logprobs}
 """
 LABELS = {
@@ -61,17 +62,22 @@ def weighs(body: dict[str, Any]) -> dict[str, float]:
     return {"A": margin - 4.0, "B": -4.0}
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("arena")
+def ran(folder: Path, says: Says, failing: str = "") -> Path:
+    """The folder after a run of the recipe on a stub that says `says`. The requests are in asked.json."""
     rows = [{"question_id": 70 + place, "question": question} for place, question in enumerate(LABELS)]
-    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(folder / "questions.jsonl", rows)
     with stub_server() as server:
-        server.says, server.weighs = said, weighs
+        server.says, server.weighs, server.failing = says, weighs, failing
         (folder / "arena.yaml").write_text(RECIPE.replace("URL", server.url))
         found = togi(folder / "home", "run", str(folder / "arena.yaml"), STUB_KEY=KEY)
+        (folder / "asked.json").write_text(json.dumps(server.asked))
     assert found.returncode == 0, found.stdout + found.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ran(tmp_path_factory.mktemp("arena"), said)
 
 
 def table(folder: Path, benchmark: str) -> dict[str, Any]:
@@ -88,14 +94,50 @@ def test_labels_are_counted_as_rows_against_the_baseline(run: Path, benchmark: s
     games = {name: cell["value"] for name, cell in found["parts"][0]["cells"]["b"].items()}
     assert games == {"rows won": 4, "rows tied": 2, "rows lost": 2, "questions": 3, "orders agree": 1}
     near = "the judge is not distinguishable from chance on b: both games agree on 2 of 2 answers"
-    assert found["notes"] == ["b is the judge of its own games", near]
+    assert found["notes"] == [near, "b is the judge of its own answers"]
+
+
+def test_a_system_prompt_opens_the_questions_and_no_request_to_the_judge(run: Path):
+    asked = [[turn["content"] for turn in body["messages"]] for body in json.loads((run / "asked.json").read_text())]
+    assert sum(texts[0] == "Be brief." and texts[1] in LABELS and len(texts) == 2 for texts in asked) == 8
+    assert sum(texts[0] in LABELS for texts in asked) == 8, "the other benchmarks ask without it, both the same"
+    judged = [texts for texts in asked if "[Answer A]" in texts[-1]]
+    assert len(judged) > 16 and not any("Be brief." in text for texts in judged for text in texts)
+
+
+SPOILT = LABELS | {
+    "Write about rain.": ("[[A>B]]", "refused"),
+    "Why is the sky blue?": ("[[A<B]]", "[[A>B]]"),
+    "Name a bird.": ("I cannot say.", "[[A>B]]"),
+}
+"""Labels, a game whose request is refused, a reversed label, which only v2 reads, and a text without a label."""
+
+
+def test_a_game_that_is_no_battle_is_counted_once_and_takes_no_part_in_the_agreement(tmp_path: Path):
+    def says(body: dict[str, Any], index: int) -> str:
+        asked = body["messages"][-1]["content"]
+        if "[[" not in asked:
+            return said(body)
+        labels = next(labels for question, labels in SPOILT.items() if question in asked)
+        return labels[0 if shown(asked)[0].startswith("small") else 1]
+
+    ran(tmp_path, says, failing=r"[Answer A]\nlarge on write about rain.")
+    dropped = {name: table(tmp_path, name)["dropped"] for name in ("arena", "second", "weighed")}
+    assert dropped == {
+        "arena": {"failed": 1, "no_verdict": 1, "unknown_label": 1},
+        "second": {"failed": 1, "no_verdict": 3},
+        "weighed": {"failed": 1, "no_verdict": 1},
+    }
+    agreed = {name: table(tmp_path, name)["parts"][0]["cells"]["b"]["orders agree"] for name in dropped}
+    assert (agreed["arena"]["value"], agreed["arena"]["n"]) == (1, 1), "of the question that A won in one order"
+    assert (agreed["second"]["value"], agreed["second"]["n"]) == (1, 2)
 
 
 def test_a_judge_read_by_log_probabilities_decides_by_both_games_together(run: Path):
     found = table(run, "weighed")
     games = {name: cell["value"] for name, cell in found["parts"][0]["cells"]["b"].items()}
     assert games == {"rows won": 2, "rows tied": 2, "rows lost": 4, "questions": 4, "orders agree": 0.5}
-    assert found["notes"][1] == "the judge is not distinguishable from chance on b: both games agree on 2 of 4 answers"
+    assert found["notes"][0] == "the judge is not distinguishable from chance on b: both games agree on 2 of 4 answers"
     assert found["manifest"]["common"]["read"] == "logprobs" and found["manifest"]["common"]["judge"]
     judged = files(run, "weighed", "model_judgment/b.jsonl")
     assert [[game["score"] for game in row["games"]] for row in judged] == [

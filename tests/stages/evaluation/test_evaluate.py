@@ -1,5 +1,6 @@
 """The numbers of an evaluation, recomputed by hand from known answers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +60,11 @@ class Scorer:
     def __init__(self, sign: int) -> None:
         self.sign = sign
         self.asked: list[str] = []
+        self.roles: set[str] = set()
 
     def score(self, items):
         self.asked += [text for _, text in items]
+        self.roles.update(message.role for messages, _ in items for message in messages)
         return [float(self.sign * words(text)) for _, text in items]
 
 
@@ -79,6 +82,19 @@ def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     context = Context("scores", tmp_path / "stage", tmp_path, 1, inputs, Control(send=lambda event: None))
     refs = {"base": "$base", "policy": "$policy", "prompts": "$prompts", "reward": "$reward", "held_out": "$judge"}
     return context, Evaluate.model_validate({**refs, "samples": 2, "batch_prompts": 3, "bootstrap": 200}), scorers
+
+
+def test_the_reward_may_be_shown_no_system_turn(scored):
+    context, settings, scorers = scored
+    led = [replace(prompt, messages=(Message("system", "Be brief."), *prompt.messages)) for prompt in PROMPTS]
+    write_records(context.inputs["$prompts"].folder / RECORDS_FILE, "prompts", led)
+    evaluate_work.run(settings.model_copy(update={"reward_system": "drop"}), context)
+    assert scorers["$reward"].roles == {"user"} and scorers["$judge"].roles == {"system", "user"}
+
+
+def test_dropping_the_system_turn_of_no_reward_model_is_refused():
+    with pytest.raises(ValueError, match="reward_system applies to `reward`, which is not set"):
+        Evaluate(base="$base", policy="$policy", prompts="$prompts", reward_system="drop")
 
 
 def by_prompt(values: list[float]) -> np.ndarray:

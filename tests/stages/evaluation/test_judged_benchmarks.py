@@ -19,7 +19,8 @@ from tiny_run import results, togi
 from togi.core.codec import write_records
 from togi.core.errors import InputError
 from togi.core.records import Document, Message, Prompt
-from togi.core.settings import DocumentsRef, PromptsRef
+from togi.core.settings import DocumentsRef, ModelRef, PromptsRef
+from togi.core.sources import ModelSource
 from togi.stages.base import RECORDS_FILE
 from togi.stages.context import Context, Control, Resolved
 from togi.stages.evaluation.benchmarks import graded_work, mt_bench_work
@@ -286,12 +287,74 @@ def test_a_graded_set_asks_anew_in_each_round_and_goes_on_where_a_category_is_re
     assert len(judged) == 4 and all("A wren." in text for text in judged)
 
 
+QUALITY = """\
+regex: (正確性|総合評価):\\s?\\[\\[([0-9])\\]\\]
+metrics: [正確性, 総合評価]
+prompt_template: '[[評価値]] {question} / {response}'
+"""
+
+
+def test_a_prompt_of_several_metrics_gives_the_mean_of_each(server: Stub, tmp_path: Path) -> None:
+    """As in llm-jp-judge: a text without a grade of each metric is unreadable, and so is one with a grade off the
+    scale. The last metric is the score."""
+    grades = {"bird": (2, 4), "fish": (5, 5), "tree": (9, 3), "hill": (None, 3)}
+
+    def grade(asked: str) -> str:
+        one, other = next(pair for word, pair in grades.items() if word in asked)
+        return f"総合評価: [[{other}]]" if one is None else f"正確性: [[{one}]]\n総合評価: [[{other}]]"
+
+    judge_says(server, grade)
+    (tmp_path / "quality.yaml").write_text(QUALITY, encoding="utf-8")
+    benchmark = "{type: graded, questions: $questions, prompt: quality.yaml, scale: [1, 5]}"
+    path = recipe(tmp_path, benchmark, server.url, name="large")
+    write_jsonl(tmp_path / "questions.jsonl", [{"question": f"Name a {word}."} for word in grades])
+    ended = run(tmp_path / "home", path)
+    assert ended.returncode == 0, ended.stderr
+    found = table(tmp_path / "home")
+    (part,) = found["parts"]
+    assert part["title"] == "by metric" and values(part["cells"], "a") == {"正確性": 3.5, "総合評価": 4.5}
+    assert found["cells"]["a"]["score"]["value"] == 4.5 and found["dropped"] == {"unreadable": 4}
+
+
 def test_a_model_whose_server_refuses_everything_ends_the_run(server: Stub, tmp_path: Path) -> None:
     server.failing = "bird"
     path = recipe(tmp_path, "{type: graded, questions: $questions}", server.url, name="large")
     write_jsonl(tmp_path / "questions.jsonl", [{"question": "Name a bird."}])
     ended = run(tmp_path / "home", path)
     assert ended.returncode == 4 and "a answered none of 1 conversations" in " ".join(ended.stderr.split())
+
+
+def test_a_judge_that_writes_nothing_readable_is_asked_no_more_than_a_few_times(server: Stub, tmp_path: Path) -> None:
+    """Each request costs money. Eight questions, each asked twice, show that the judge or its prompt is wrong; with
+    fewer questions, all of them do."""
+    judge_says(server, lambda asked: "Well done!")
+    path = recipe(tmp_path, "{type: graded, questions: $questions}", server.url, name="large")
+    for questions, judged in ((20, 8), (2, 4)):
+        server.asked.clear()
+        write_jsonl(tmp_path / "questions.jsonl", [{"question": f"Name {word}."} for word in range(questions)])
+        ended = run(tmp_path / f"home-{questions}", path)
+        said = " ".join(ended.stderr.split())
+        assert ended.returncode == 4, said
+        assert f"no reply of $judge can be read as a verdict (the first of {judged}: 'Well done!')" in said
+        assert sum("[[" in str(body["messages"]) for body in server.asked) == 2 * judged
+
+
+def test_a_model_that_judges_its_own_answers_is_told(server: Stub, tmp_path: Path) -> None:
+    judge_says(server, lambda asked: "Rating: [[5]]")
+    path = recipe(tmp_path, "{type: graded, questions: $questions}", server.url, name="large")
+    ended = run(tmp_path / "home", path)
+    assert ended.returncode == 0, ended.stderr
+    assert "ALARM judges_itself: b is the judge of its own answers" in ended.stdout + ended.stderr
+    found = table(tmp_path / "home")
+    assert found["notes"] == ["b is the judge of its own answers"]
+    assert found["leaks"] == {"a": None, "b": None, "judge": None}, "nothing is known of models on servers"
+    assert "a unknown, b unknown, judge unknown" in (tmp_path / "home/runs/judged/report.html").read_text()
+
+
+def test_a_local_model_that_answers_nothing_is_told_why(tmp_path: Path) -> None:
+    here = room(tmp_path)
+    here.context.inputs[ModelRef("$a")] = Resolved("model", source=ModelSource(kind="path", name="/nowhere"))
+    assert here.why_none("a", "max_tokens", 9).startswith("none leaves room for 9 tokens in its context; lower max_tok")
 
 
 SAFETY = (

@@ -15,6 +15,7 @@ from togi.evaluate.benchmarks.judgments import (
     error_cells,
     item_values,
     judged_table,
+    metric_cells,
     round_cells,
     score_cell,
 )
@@ -47,14 +48,15 @@ def table(judged: Judged, frame: Frame) -> Table:
 
 
 def _parts(judged: Judged, level: float) -> list[Part]:
-    """The tables by category and by round, if there are several."""
-    found = []
-    if len(names := categories(judged)) > 1:
-        columns = [Metric(name=name, higher_is_better=True) for name in names]
-        found.append(Part(title=CATEGORIES, columns=columns, cells=category_cells(judged, level)))
-    cells = round_cells(judged, level)
-    rounds = list(next(iter(cells.values()), {}))
-    if len(rounds) > 1:
-        columns = [Metric(name=name, higher_is_better=True) for name in rounds]
-        found.append(Part(title="by round", columns=columns, cells=cells))
-    return found
+    """The tables by category, by metric and by round, if there are several."""
+    tables = {
+        CATEGORIES: category_cells(judged, level),
+        "by metric": metric_cells(judged, level),
+        "by round": round_cells(judged, level),
+    }
+    names = {title: list(next(iter(cells.values()), {})) for title, cells in tables.items()}
+    return [
+        Part(title=title, columns=[Metric(name=name, higher_is_better=True) for name in names[title]], cells=cells)
+        for title, cells in tables.items()
+        if len(names[title]) > 1
+    ]

@@ -5,7 +5,7 @@ has no grade. Only safety sets turn the first two into a grade; elsewhere they a
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from togi.evaluate.benchmarks.table import Cell, Cells, Table, Values, cell_of, paired
@@ -19,7 +19,7 @@ API_ERRORS: tuple[Outcome, ...] = ("failed", "no_answer")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgment:
     """The judgment of one answer: its question, turn and round (both from 1), the category of the question, the
-    outcome, and the grade if there is one."""
+    outcome, and the grade if there is one; `metrics` are the grades of single metrics, if the judge gave several."""
 
     question: str
     turn: int = 1
@@ -27,6 +27,7 @@ class Judgment:
     category: str = ""
     outcome: Outcome = "grade"
     score: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def item(self) -> str:
@@ -43,7 +44,7 @@ class Frame:
     bootstrap: Bootstrap
     baseline: str | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    leaks: Mapping[str, int] = field(default_factory=dict)
+    leaks: Mapping[str, int | None] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
@@ -105,6 +106,15 @@ def category_cells(judged: Judged, level: float) -> Cells:
     names = categories(judged)
     return {
         subject: {name: score_cell((each for each in own if each.category == name), level) for name in names}
+        for subject, own in judged.items()
+    }
+
+
+def metric_cells(judged: Judged, level: float) -> Cells:
+    """The mean grade of each subject by metric, if the judge gave grades of several."""
+    names = list(dict.fromkeys(name for own in judged.values() for each in own for name in each.metrics))
+    return {
+        subject: {name: score_cell((replace(e, score=e.metrics.get(name)) for e in own), level) for name in names}
         for subject, own in judged.items()
     }
 

@@ -101,7 +101,9 @@ class Table:
     """The result of a benchmark.
 
     `rows` is the number of questions (or pairs, or battles) used; `dropped` counts unusable ones by reason. `leaks`
-    counts, for each model, the questions that it was trained on. `differences` are paired differences from `baseline`.
+    counts, for each model, the questions that it was trained on; None if nothing is known of its training.
+    `decontaminated` says by model which of its training data was compared with these questions, and how many records
+    were left out. `differences` are paired differences from `baseline`.
     `items` name the questions of `values`; those with equal `owners` are not independent.
 
     `manifest` describes how the numbers were obtained: what must agree before two tables are compared (`common`), and
@@ -120,7 +122,8 @@ class Table:
     owners: Sequence[str] = ()
     values: Values = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
-    leaks: Mapping[str, int] = field(default_factory=dict)
+    leaks: Mapping[str, int | None] = field(default_factory=dict)
+    decontaminated: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
     level: float = 0.95
@@ -203,6 +206,7 @@ class Table:
             "plots": [plot.to_json() for plot in self.plots],
             "dropped": dict(self.dropped),
             "leaks": dict(self.leaks),
+            "decontaminated": dict(self.decontaminated),
             "notes": list(self.notes),
             "manifest": dict(self.manifest),
             "mark": self.mark,

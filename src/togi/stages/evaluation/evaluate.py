@@ -7,7 +7,9 @@ from pydantic import Field, model_validator
 
 from togi.core.sampling import Sampling
 from togi.core.settings import ModelRef, NamedModelRef, NamedScorerRef, PromptsRef, Ref, ScorerRef
+from togi.rewards.settings import SystemTurns
 from togi.stages.base import Around, StageSettings, StageType, gives
+from togi.stages.bounds import ask_answers, read
 from togi.stages.cost import Cost, Inputs
 from togi.stages.evaluation.benchmarks.base import Asked, SubjectRef
 from togi.stages.evaluation.benchmarks.table import BENCHMARKS, AnyBenchmark
@@ -18,7 +20,7 @@ REASONS = ("failed", *BENCHMARK_REASONS)
 """Why a prompt is left out: one of its answers failed. Followed by the drop reasons of all benchmarks."""
 PAIR = ("base", "policy", "prompts")
 TWO_ALONE = (
-    *("reward", "held_out", "samples", "language", "batch_prompts", "show"),
+    *("reward", "reward_system", "held_out", "samples", "language", "batch_prompts", "show"),
     *(name for name in Sampling.model_fields if name != "seed"),
 )
 """Settings that only the comparison of base and policy reads; benchmarks have their own."""
@@ -48,6 +50,10 @@ class Evaluate(StageSettings, FailureSettings, Sampling):
     policy: ModelRef | None = Field(default=None, description="without benchmarks: the model after training")
     prompts: PromptsRef | None = Field(default=None, description="without benchmarks: the prompts that both answer")
     reward: ScorerRef | None = Field(default=None, description="reward model that the policy was trained with")
+    reward_system: SystemTurns = Field(
+        default="keep",
+        description="the prompts' system turns in what `reward` reads; drop: leave them out, as in the training",
+    )
     held_out: ScorerRef | None = Field(default=None, description="reward model that the policy was never trained with")
     samples: int = Field(default=1, ge=1, description="answers of each model to each prompt")
     temperature: float = Field(
@@ -79,6 +85,8 @@ class Evaluate(StageSettings, FailureSettings, Sampling):
             raise ValueError(
                 f"{missing}: required without models and benchmarks; base and policy answer the same prompts"
             )
+        if self.reward is None and self.reward_system != "keep":
+            raise ValueError("reward_system applies to `reward`, which is not set; remove it")
         return self
 
     def _measured(self) -> Self:
@@ -134,30 +142,36 @@ def estimate(settings: Evaluate, inputs: Inputs) -> Cost:
     came = inputs[settings.prompts]
     if came.records is None:
         return Cost(answer=settings.max_tokens, unknown=[came.why])
-    samples, answer = 2 * settings.samples * came.records, settings.max_tokens
-    return Cost(samples=samples, sampled=samples * answer, answer=answer, calls=2 * came.records)
+    answers, answer = settings.samples * came.records, settings.max_tokens
+    cost = Cost(samples=2 * answers, sampled=2 * answers * answer, answer=answer)
+    for ref in (settings.base, settings.policy):
+        assert ref is not None
+        cost.ask(ref.name, came.records, read(came, came.records), answers * answer, settings.samples)
+        for scorer in (settings.reward, settings.held_out):
+            if scorer is not None:
+                ask_answers(cost, scorer.name, came, answers, answer)
+    return cost
 
 
 def _estimate_benchmarks(settings: Evaluate, inputs: Inputs) -> Cost:
-    """The sum over benchmarks. If one cannot estimate its cost, that is noted, and the sum is a lower bound."""
+    """The sum over benchmarks. If one cannot estimate its cost, that is noted, the sum is a lower bound, and it is
+    unknown how much the models read."""
     total = Cost()
-    told: list[Cost] = []
     for each in settings.benchmarks:
         kind = BENCHMARKS[each.type]
         if kind.estimate is None:
             total.unknown.append(f"the requests of {each.title}")
             continue
-        cost = kind.estimate(each, Asked(inputs, settings.models, settings.judge))
-        for name in ("samples", "tokens", "sampled", "calls", "read"):
+        cost = kind.estimate(each, Asked(inputs, settings.models, settings.judge, settings.baseline))
+        for name in ("samples", "tokens", "sampled"):
             if (more := getattr(cost, name)) is not None:
                 setattr(total, name, (getattr(total, name) or 0) + more)
-        told += [cost] if cost.asked else []
+        for name, asked in cost.asked.items():
+            total.ask(name, asked.calls, asked.read, asked.written, asked.choices)
         total.notes += cost.notes
         total.unknown += [f"{each.title}: {why}" for why in cost.unknown]
-    if len(told) == len(settings.benchmarks):  # else the split by model would miss some benchmarks
-        for cost in told:
-            for name, asked in cost.asked.items():
-                total.ask(name, asked.calls, asked.read, asked.written)
+    for name in list(total.asked) if total.unknown else ():
+        total.ask(name, 0, None, 0)
     return total
 
 
@@ -166,7 +180,7 @@ STAGE = StageType(
     Evaluate,
     outputs=gives("tables", items="tables"),
     work="togi.stages.evaluation.evaluate_work",
-    version=16,
+    version=18,
     reasons=REASONS,
     estimate=estimate,
     measures=measures,

@@ -20,13 +20,14 @@ from togi.evaluate.benchmarks.graded import Graded
 from togi.evaluate.statistics import Bootstrap
 from togi.evaluate.table import Row, rows_to_json
 from togi.rewards.base import Attempt
+from togi.rewards.model import WithoutSystem
 from togi.rewards.terminator import TerminatorCheck
 from togi.stages.context import Context
 from togi.stages.endpoints import generator, scorer
-from togi.stages.evaluation.benchmarks.run_work import run_benchmarks
+from togi.stages.evaluation.benchmarks.run_work import preflight_benchmarks, rehearse_benchmarks, run_benchmarks
 from togi.stages.evaluation.evaluate import Evaluate
 from togi.stages.failures import Failures
-from togi.stages.held_against import held_against
+from togi.stages.held_against import held_against, told
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 from togi.stages.seen_prompts import learnt, mark
 
@@ -83,15 +84,22 @@ def _benchmarks(
     found: list[tuple[Benchmark, ScorerRef | None]] = [(CLOSED, None)]
     for ref, name, cut in ((settings.reward, "reward", False), (settings.held_out, "held-out reward", True)):
         if ref is not None:
-            found.append((Graded(name, scorer(context, ref), cut), ref))
+            judge = scorer(context, ref)
+            shown = WithoutSystem(judge) if name == "reward" and settings.reward_system == "drop" else judge
+            found.append((Graded(name, shown, cut), ref))
     counted = all(
         tokens or not text for each in subjects for text, tokens in zip(each.texts, each.lengths, strict=True)
     )
     return [*found, (LENGTH if counted else CHARACTERS, None), (Diversity(settings.language), None)]
 
 
+def preflight(settings: Evaluate) -> None:
+    preflight_benchmarks(settings)
+
+
 def rehearse(settings: Evaluate, context: Context) -> Iterator[Rehearsed]:
     if settings.benchmarks:
+        yield from rehearse_benchmarks(settings, context)
         return
     prompts = asked(_prompts(settings, context))
     for ref in dict.fromkeys(_two(settings).values()):
@@ -111,7 +119,7 @@ def _warn_learnt(settings: Evaluate, context: Context, prompts: list[Prompt]) ->
     """Raises an alarm for each model and scorer that was trained on some of the prompts."""
     used = (settings.base, settings.policy, settings.reward, settings.held_out)
     for ref in dict.fromkeys(ref for ref in used if ref is not None):
-        known = dict.fromkeys(learnt(context, ref))
+        known = dict.fromkeys(learnt(context, ref) or ())
         shared = sum(mark(prompt.messages) in known for prompt in prompts)
         if shared:
             context.alarm(
@@ -127,12 +135,8 @@ def _tell_held(settings: Evaluate, context: Context) -> None:
     """Notes in the summary which training data was decontaminated against these prompts, and how much was removed."""
     assert settings.prompts is not None
     for name, ref in _two(settings).items():
-        told = [
-            f"{held.stage}: {held.matched} of {held.records} records matched and were left out"
-            for held in held_against(context, ref, settings.prompts)
-        ]
-        if told:
-            context.summary[f"decontaminated against these prompts: {name}"] = "; ".join(told)
+        if found := held_against(context, ref, settings.prompts):
+            context.summary[f"decontaminated against these prompts: {name}"] = told(found)
 
 
 def _answers(

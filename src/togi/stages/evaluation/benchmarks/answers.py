@@ -5,7 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from togi.core.settings import ScorerRef
-from togi.stages.evaluation.benchmarks.base import BenchmarkType
+from togi.stages.bounds import ask_answers
+from togi.stages.cost import Cost
+from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkType
 from togi.stages.evaluation.benchmarks.prompted import PromptedSettings, estimate, measures
 
 
@@ -17,11 +19,20 @@ class Answers(PromptedSettings):
     reward: ScorerRef | None = Field(default=None, description="reward model that scores the answers")
 
 
+def cost(settings: Answers, asked: Asked) -> Cost:
+    """With a reward model, it scores every answer."""
+    found, came = estimate(settings, asked), asked.inputs[settings.prompts]
+    if settings.reward is not None and came.records is not None:
+        for _ in asked.subjects:
+            ask_answers(found, settings.reward.name, came, came.records * settings.samples, settings.max_tokens)
+    return found
+
+
 BENCHMARK = BenchmarkType(
     "answers",
     Answers,
     work="togi.stages.evaluation.benchmarks.answers_work",
     reasons=("no_answer", "no_score"),
-    estimate=estimate,
+    estimate=cost,
     measures=measures,
 )

@@ -1,13 +1,15 @@
 """Runs the benchmark `answers`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from togi.core.errors import GraderError
 from togi.core.records import Prompt
 from togi.evaluate.benchmarks.table import Table, measured, paired
 from togi.evaluate.table import Metric
 from togi.stages.evaluation.benchmarks.answers import Answers
+from togi.stages.evaluation.benchmarks.rehearsed_work import shown
 from togi.stages.evaluation.benchmarks.room_work import Room, Said
+from togi.stages.rehearsal_work import Rehearsed
 
 CLOSED = Metric(
     name="ended properly", higher_is_better=True, note="share of answers that pass the terminator gate", share=True
@@ -50,6 +52,11 @@ def run(settings: Answers, room: Room) -> Table:
         manifest=room.manifest(),
         level=room.level,
     )
+
+
+def rehearse(settings: Answers, room: Room) -> Iterator[Rehearsed]:
+    prompts: list[Prompt] = room.records(settings.prompts)
+    return shown(room, room.subjects, prompts, settings.max_tokens)
 
 
 def _flat(groups: Sequence[Sequence[Said]]) -> list[Said]:

@@ -5,15 +5,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from togi.core.judging import LONGEST_PROMPT
 from togi.core.sampling import Sampling
 from togi.core.settings import PromptsRef, RecipePath, Ref
+from togi.stages.bounds import TURN, answered, prompt_size, read, text_size
 from togi.stages.cost import Cost
-from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, BenchmarkType, longest_of, summed
+from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, BenchmarkType, summed
 
 REASONS = ("no_answer", "failed", "no_verdict", "unknown_label")
 """The model or the baseline gave no answer; the request to the judge failed; the judge's text has none of the five
-labels, or several; it has some other label."""
+labels, or several, or its question's other game is dropped and this one with it; it has some other label."""
 
 
 class Arena(BenchmarkSettings, Sampling):
@@ -28,6 +28,7 @@ class Arena(BenchmarkSettings, Sampling):
         description="how labels are read: v0.1 drops a game without a clear label, as Ru-Arena does; v2 uses the last "
         "label of a text, and drops the whole question if a game has none",
     )
+    system: str | None = Field(default=None, min_length=1, description="system prompt of every question without one")
     length_control: bool = Field(default=False, description="also show the win rate with Ru-Arena's length control")
     style_control: Literal["length", "markdown", "both"] | None = Field(
         default=None, description="also show the win rate with arena-hard's style control"
@@ -55,20 +56,20 @@ def measures(settings: Arena) -> Sequence[Ref]:
 
 
 def estimate(settings: Arena, asked: Asked) -> Cost:
-    """Every model answers each question; the judge reads each answer, except the baseline's, in two games. Prompts are
-    counted in bytes, an upper bound of their tokens."""
+    """Every model answers each question; the judge reads each answer, except the baseline's, in two games."""
     came = asked.inputs[settings.questions]
     if came.records is None:
         return Cost(unknown=[came.why])
-    longest = longest_of(came, lambda prompt: len(prompt.text.encode()))
-    cost = Cost()
-    for ref in asked.subjects:
-        cost.ask(ref.name, came.records, came.records * longest, came.records * settings.max_tokens)
-    games = 2 * (len(asked.subjects) - 1) * came.records
+    cost, system = Cost(), TURN + text_size(settings.system)
+    for name in asked.everyone:
+        cost.ask(name, came.records, read(came, came.records, system), came.records * settings.max_tokens)
+    games = 2 * (len(asked.everyone) - 1) * came.records
     if asked.judge is not None:
-        read = games * (LONGEST_PROMPT + longest + 2 * settings.max_tokens)
+        prompt = "arena" if settings.read == "text" else "pairwise"
+        around = prompt_size(settings.prompt, "judge", prompt, settings.language) + TURN
+        shown = read(came, games, around + 2 * settings.max_tokens, answered)
         written = settings.judge_max_tokens if settings.read == "text" else 1
-        cost.ask(asked.judge.name, games, read, games * written)
+        cost.ask(asked.judge.name, games, shown, games * written)
     cost.notes.append(f"{games:,} games are judged, not counting repeated requests")
     return summed(cost)
 

@@ -1,7 +1,8 @@
 """Runs the benchmark `arena`. Writes files in arena-hard's layouts, then reads them as `togi evaluate arena` does."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,11 @@ from togi.core.settings import Ref
 from togi.data.question_files import question_name
 from togi.evaluate.arena import Rows
 from togi.evaluate.arena_files import (
-    LABELS,
     NO_VERDICT,
-    TURNED,
     UNKNOWN_LABEL,
     read_judgments,
     read_styles,
+    share_of,
     write_battles,
 )
 from togi.evaluate.benchmarks.arena import Played, arena_table, need_battles
@@ -32,9 +32,13 @@ from togi.judge.prompts import Case, JudgePrompt, arena_prompt, load_prompt, own
 from togi.judge.published import arena_hard_v2, ru_arena
 from togi.judge.reading import spoken
 from togi.stages.evaluation.benchmarks.arena import Arena
-from togi.stages.evaluation.benchmarks.room_work import Asking, Room, Said
+from togi.stages.evaluation.benchmarks.asking_work import Asking
+from togi.stages.evaluation.benchmarks.judged_work import with_system
+from togi.stages.evaluation.benchmarks.rehearsed_work import ANSWER, shown
+from togi.stages.evaluation.benchmarks.room_work import Room, Said
 from togi.stages.evaluation.benchmarks.weighed_work import weighed
 from togi.stages.judging_work import questioned
+from togi.stages.rehearsal_work import Rehearsed
 from togi.stages.seen_prompts import learnt, mark
 
 UNCLEAR = "unclear"
@@ -49,10 +53,7 @@ MIRRORED = {1.0: ("A>B", "B>A"), 0.5: ("A=B", "A=B"), 0.0: ("B>A", "A>B")}
 def run(settings: Arena, room: Room) -> Table:
     assert room.baseline is not None and room.baseline_ref is not None
     prompts: list[Prompt] = room.records(settings.questions)
-    names = _names(prompts)
-    subjects = [name for name in room.subjects if name != room.baseline]
-    if not subjects:
-        raise InputError(f"{room.name}: {room.baseline} is the baseline and the only model; add another one to models")
+    names, subjects = _names(prompts), _challengers(room)
     said = _answers(settings, room, [room.baseline, *subjects], prompts)
     folder = room.context.folder / "output" / room.name
     for name in said:
@@ -64,14 +65,40 @@ def run(settings: Arena, room: Room) -> Table:
         games, agreed[name] = _games(settings, room, name, prompts, said)
         _write(folder / "model_judgment" / f"{name}.jsonl", [_judgment(settings, room, name, *each) for each in games])
     rows = read_judgments(folder / "model_judgment", settings.rules, room.baseline)
-    for reason, count in ((NO_VERDICT, "no_verdict"), (UNKNOWN_LABEL, "unknown_label")):
-        room.count(count, rows.dropped[reason])
-    need_battles(rows)
+    _count(room, rows)
+    need_battles(replace(rows, dropped=Counter(room.dropped)))
     write_battles(folder / "battles.jsonl", rows)
     played = replace(_played(settings, room, rows, prompts, names, folder), agreed=agreed)
     found = arena_table(room.name, played, names, room.bootstrap)
-    notes = [*_notes(room), *near_chance(agreed, "both games", room.level)]
+    notes = near_chance(agreed, "both games", room.level)
     return replace(found, dropped=room.dropped, leaks=room.leaks(prompts), notes=notes, manifest=room.manifest())
+
+
+def preflight(settings: Arena) -> None:
+    _prompt(settings)
+
+
+def rehearse(settings: Arena, room: Room) -> Iterator[Rehearsed]:
+    prompts: list[Prompt] = room.records(settings.questions)
+    subjects, prompt = _challengers(room), _prompt(settings)
+    _names(prompts)
+    for each in prompts:
+        _question(prompt, each, (ANSWER, ANSWER), settings.read == "text")
+    return shown(room, [*subjects, room.baseline or ""], _opened(settings, prompts), settings.max_tokens)
+
+
+def _challengers(room: Room) -> list[str]:
+    """The models that play against the baseline. Raises InputError if there are none."""
+    found = [name for name in room.subjects if name != room.baseline]
+    if not found:
+        raise InputError(f"{room.name}: {room.baseline} is the baseline and the only model; add another one to models")
+    return found
+
+
+def _count(room: Room, rows: Rows) -> None:
+    """Counts the games that are no battles, each once: failed requests are counted already and have no label."""
+    room.count("no_verdict", rows.dropped[NO_VERDICT] - room.dropped.get("failed", 0))
+    room.count("unknown_label", rows.dropped[UNKNOWN_LABEL])
 
 
 def _names(prompts: Sequence[Prompt]) -> list[str]:
@@ -104,22 +131,11 @@ def _leaked(room: Room, prompts: Sequence[Prompt], names: Sequence[str], rows: R
         refs[room.baseline] = room.baseline_ref
     found: dict[str, list[str]] = {}
     for model in played:
-        known = dict.fromkeys(learnt(room.context, refs[model]))
+        known = dict.fromkeys(learnt(room.context, refs[model]) or ())
         own = [name for name, prompt in zip(names, prompts, strict=True) if mark(prompt.messages) in known]
         if own:
             found[model] = own
     return found
-
-
-def _notes(room: Room) -> list[str]:
-    """Names the models that are the judge itself, under whatever name."""
-    if room.judge is None:
-        return []
-    own = room.identity(room.judge)["model"]
-    same = [name for name, ref in room.subjects.items() if room.identity(ref)["model"] == own]
-    if room.baseline_ref is not None and room.identity(room.baseline_ref)["model"] == own:
-        same = [*same, room.baseline or ""]
-    return [f"{name} is the judge of its own games" for name in dict.fromkeys(same)]
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -128,9 +144,15 @@ def _notes(room: Room) -> list[str]:
 def _answers(settings: Arena, room: Room, names: Sequence[str], prompts: Sequence[Prompt]) -> dict[str, list[Said]]:
     seed = derive(room.seed if settings.seed is None else settings.seed, "answers")
     params = settings.params(seed=seed)
-    found = {name: [group[0] for group in room.answers(name, prompts, params)] for name in names}
+    asked = _opened(settings, prompts)
+    found = {name: [group[0] for group in room.answers(name, asked, params)] for name in names}
     room.count("no_answer", sum(one.failed for own in found.values() for one in own))
     return found
+
+
+def _opened(settings: Arena, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The questions with the system prompt of the settings."""
+    return [replace(prompt, messages=with_system(settings.system, prompt.messages)) for prompt in prompts]
 
 
 def _rows(name: str, names: Sequence[str], said: Answers) -> list[tuple[str, str, Said]]:
@@ -186,15 +208,9 @@ def _written(settings: Arena, room: Room, name: str, asked: Sequence[Prompt]) ->
     read = _read_v2 if settings.rules == "v2" else _read_v01
     found = room.ask(asked, read, Asking(params, f"games-{name}", retries=settings.retries))
     room.count("failed", sum(one.failed and not one.values for one in found))
-    shares = [_share(one) for one in found]
+    shares = [share_of(one.values[0] if one.values else None, settings.rules) for one in found]
     both = [(one, other) for one, other in zip(shares[::2], shares[1::2], strict=True) if 0.5 not in (one, other)]
     return found, [one == 1 - other for one, other in both]
-
-
-def _share(said: Answered[str]) -> float:
-    """The share of a game that answer A won: one half for a tie, and also without a verdict."""
-    label = said.values[0] if said.values else ""
-    return LABELS.get(TURNED.get(label, label), (0.5, 1))[0]
 
 
 def _chosen(settings: Arena, room: Room, name: str, asked: Sequence[Prompt]) -> tuple[list[Answered[str]], list[bool]]:

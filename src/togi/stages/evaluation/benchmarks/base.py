@@ -4,17 +4,15 @@ A benchmark has two files: `x.py` declares its settings, its records and its cos
 `run(settings, room) -> Table` and may import heavy modules. One line in table.py registers it.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.records import Prompt
 from togi.core.settings import ModelRef, Ref, Settings
 from togi.evaluate.published import of_benchmark
-from togi.stages.cost import Cost, Inputs, Known
+from togi.stages.cost import Cost, Inputs
 
 
 class SubjectRef(Ref):
@@ -55,25 +53,26 @@ class BenchmarkSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a benchmark knows when it estimates its cost: its inputs, the models that it measures, and the judge."""
+    """What a benchmark knows when it estimates its cost: its inputs, the models that it measures, the judge, and the
+    baseline."""
 
     inputs: Inputs
     subjects: Sequence[Ref]
     judge: ModelRef | None
+    baseline: Ref | None = None
+
+    @property
+    def everyone(self) -> list[str]:
+        """The names of the models that answer, with the baseline."""
+        beside = [] if self.baseline is None else [self.baseline]
+        return list(dict.fromkeys(ref.name for ref in (*self.subjects, *beside)))
 
 
 def summed(cost: Cost) -> Cost:
-    """The cost with totals summed over all models."""
-    each = cost.asked.values()
-    cost.calls = cost.samples = sum(one.calls for one in each)
-    cost.read, cost.sampled = sum(one.read for one in each), sum(one.written for one in each)
+    """The cost with what its models write together."""
+    cost.samples = cost.calls
+    cost.sampled = sum(one.written for one in cost.asked.values())
     return cost
-
-
-def longest_of(came: Known, size: Callable[[Prompt], int]) -> int:
-    """The most bytes of a prompt; without prompts yet, the most tokens that the recipe expects."""
-    own = [size(one) for one in came.samples if isinstance(one, Prompt)]
-    return max(own, default=0) or came.longest or math.ceil(came.tokens or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from togi.evaluate.benchmarks.reward_accuracy import Labelled, accuracy_table
 from togi.evaluate.benchmarks.table import Table
 from togi.judge.prompts import Case, JudgePrompt, load_prompt, own_prompt
 from togi.judge.reading import read_grade
+from togi.stages.evaluation.benchmarks.asking_work import Asking
 from togi.stages.evaluation.benchmarks.reward_accuracy import RewardAccuracy
-from togi.stages.evaluation.benchmarks.room_work import Asking, Room
+from togi.stages.evaluation.benchmarks.room_work import Room
 from togi.stages.judging_work import questioned
 
 SCALE = (1, 10)
@@ -54,9 +55,7 @@ class Row:
 
 def run(settings: RewardAccuracy, room: Room, rows: Sequence[Row]) -> tuple[Table, float]:
     """(the table, the accuracy of a subject that chooses by chance)."""
-    plain = [row for row in rows if not TIES_ROW.fullmatch(row.mark)]
-    for row in plain:
-        _check(settings, room, row)
+    plain = check(settings, room, rows)
     answers = list(dict.fromkeys(chain.from_iterable((*row.right, *row.wrong) for row in rows)))
     scores = {name: _scores(settings, room, name, ref, answers) for name, ref in room.subjects.items()}
     told = [replace(row.told, chosen=0, rejected=0) for row in plain]  # lengths of such rows are not compared
@@ -66,6 +65,14 @@ def run(settings: RewardAccuracy, room: Room, rows: Sequence[Row]) -> tuple[Tabl
         found = with_ties(found, _ties(rows, scores), told, readings, room.bootstrap)
     chance = [1 / (1 + len(row.wrong)) for row in plain]
     return found, sum(chance) / max(len(chance), 1)
+
+
+def check(settings: RewardAccuracy, room: Room, rows: Sequence[Row]) -> list[Row]:
+    """The rows that are not of the subset Ties. Raises InputError if one has several right answers."""
+    plain = [row for row in rows if not TIES_ROW.fullmatch(row.mark)]
+    for row in plain:
+        _check(settings, room, row)
+    return plain
 
 
 def joined(marked: Sequence[tuple[Ref, str, Pair, Labelled]]) -> list[Row]:

@@ -1,12 +1,14 @@
 """Runs the benchmark `chat_health`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from togi.core.records import Prompt
 from togi.evaluate.benchmarks.chat_health import Reply, check_up
 from togi.evaluate.benchmarks.table import Table, measured, paired
 from togi.stages.evaluation.benchmarks.chat_health import ChatHealth
+from togi.stages.evaluation.benchmarks.rehearsed_work import shown
 from togi.stages.evaluation.benchmarks.room_work import Room, Said
+from togi.stages.rehearsal_work import Rehearsed
 from togi.text.language import detect
 
 LISTED = 6
@@ -41,6 +43,11 @@ def run(settings: ChatHealth, room: Room) -> Table:
         manifest=room.manifest(),
         level=room.level,
     )
+
+
+def rehearse(settings: ChatHealth, room: Room) -> Iterator[Rehearsed]:
+    prompts: list[Prompt] = room.records(settings.prompts)
+    return shown(room, room.subjects, prompts, settings.max_tokens)
 
 
 def _replies(group: Sequence[Said]) -> list[Reply | None]:

@@ -5,7 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from togi.core.settings import EmbedderRef
-from togi.stages.evaluation.benchmarks.base import BenchmarkType
+from togi.stages.bounds import REQUEST, ask_scores
+from togi.stages.cost import Cost
+from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkType
 from togi.stages.evaluation.benchmarks.prompted import PromptedSettings, estimate, measures
 
 
@@ -31,11 +33,20 @@ class Diversity(PromptedSettings):
     )
 
 
+def cost(settings: Diversity, asked: Asked) -> Cost:
+    """An embedder reads every answer."""
+    found, came = estimate(settings, asked), asked.inputs[settings.prompts]
+    if settings.embedder is not None and came.records is not None:
+        texts = len(asked.subjects) * came.records * settings.samples
+        ask_scores(found, settings.embedder.name, texts, texts * (settings.max_tokens + REQUEST))
+    return found
+
+
 BENCHMARK = BenchmarkType(
     "diversity",
     Diversity,
     work="togi.stages.evaluation.benchmarks.diversity_work",
     reasons=("no_answer", "empty"),
-    estimate=estimate,
+    estimate=cost,
     measures=measures,
 )

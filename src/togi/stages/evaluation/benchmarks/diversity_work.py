@@ -1,7 +1,7 @@
 """Runs the benchmark `diversity`."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from togi.core.errors import InputError
 from togi.core.records import Prompt
@@ -12,7 +12,9 @@ from togi.evaluate.distinct import units_of
 from togi.evaluate.statistics import Bootstrap, Floats
 from togi.evaluate.table import Metric
 from togi.stages.evaluation.benchmarks.diversity import Diversity
+from togi.stages.evaluation.benchmarks.rehearsed_work import shown
 from togi.stages.evaluation.benchmarks.room_work import Room, Said
+from togi.stages.rehearsal_work import Rehearsed
 
 
 def run(settings: Diversity, room: Room) -> Table:
@@ -45,6 +47,12 @@ def run(settings: Diversity, room: Room) -> Table:
         manifest=room.manifest(),
         level=room.level,
     )
+
+
+def rehearse(settings: Diversity, room: Room) -> Iterator[Rehearsed]:
+    prompts: list[Prompt] = room.records(settings.prompts)
+    _questions(settings, prompts)
+    return shown(room, room.subjects, prompts, settings.max_tokens)
 
 
 def _answered(room: Room, prompts: Sequence[Prompt], said: Mapping[str, Sequence[Sequence[Said]]]) -> list[int]:

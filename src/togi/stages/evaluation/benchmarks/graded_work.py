@@ -1,6 +1,6 @@
 """Runs the benchmark `graded`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from togi.core.errors import InputError
 from togi.core.records import Prompt
@@ -17,27 +17,40 @@ from togi.stages.evaluation.benchmarks.judged_work import (
     references_of,
 )
 from togi.stages.evaluation.benchmarks.room_work import Room
+from togi.stages.rehearsal_work import Rehearsed
 
 
 def run(settings: GradedSet, room: Room) -> Table:
     questions: list[Prompt] = room.records(settings.questions)
-    material = _material(settings, room, questions)
+    bench = _bench(settings, room, questions)
     speaking = Speaking(
         settings=settings,
         room=room,
         temperature=lambda question: settings.temperature,
         system=settings.spoken_system,
     )
-    bench = Bench(
+    judged = bench.judge({subject: speaking.hold(subject, questions) for subject in measured(room)})
+    return grades.table(judged, frame(room, questions))
+
+
+def preflight(settings: GradedSet) -> None:
+    judge_prompts(settings, settings.prompt_name)
+
+
+def rehearse(settings: GradedSet, room: Room) -> Iterator[Rehearsed]:
+    questions: list[Prompt] = room.records(settings.questions)
+    return _bench(settings, room, questions).rehearse(questions)
+
+
+def _bench(settings: GradedSet, room: Room, questions: Sequence[Prompt]) -> Bench:
+    return Bench(
         settings=settings,
         room=room,
         prompts=judge_prompts(settings, settings.prompt_name),
-        material=material,
+        material=_material(settings, room, questions),
         scale=settings.scale,
         category=settings.category,
     )
-    judged = bench.judge({subject: speaking.hold(subject, questions) for subject in measured(room)})
-    return grades.table(judged, frame(room, questions))
 
 
 def _material(settings: GradedSet, room: Room, questions: Sequence[Prompt]) -> dict[str, Material]:

@@ -3,7 +3,7 @@
 A missing answer ends its conversation: later turns have no answer either.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -17,12 +17,23 @@ from togi.evaluate.benchmarks.judgments import Frame, Judgment, Outcome
 from togi.judge.prompts import Case, JudgePrompt, load_prompt, load_prompts, own_prompt
 from togi.judge.published import fastchat, llmjp_mt_bench
 from togi.judge.reading import read_grade
+from togi.stages.evaluation.benchmarks.asking_work import Again, Asking
 from togi.stages.evaluation.benchmarks.judged import JudgedSettings
-from togi.stages.evaluation.benchmarks.room_work import Again, Asking, Room
+from togi.stages.evaluation.benchmarks.rehearsed_work import ANSWER, shown
+from togi.stages.evaluation.benchmarks.room_work import Room
 from togi.stages.judging_work import questioned
+from togi.stages.rehearsal_work import Rehearsed
 
 Item = TypeVar("Item")
 Read = Callable[[str], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """A judge's grade, and those of single metrics if its prompt asks for several."""
+
+    score: float
+    metrics: Mapping[str, float]
 
 
 @dataclass(slots=True)
@@ -49,9 +60,7 @@ class Talk:
 
     def prompt(self, turn: int, system: str | None) -> Prompt:
         """The prompt of a turn for the subject; its id names its random stream."""
-        messages = self.messages(turn)
-        if system is not None and messages[0].role != "system":
-            messages = led_by_system(system, messages)
+        messages = with_system(system, self.messages(turn))
         return Prompt(id=_name("turn", self.question.id, self.round, turn), messages=messages)
 
 
@@ -90,7 +99,7 @@ class Speaking:
         if all(answer is None for talk in talks for answer in talk.answers):
             raise StageError(
                 f"stage {self.room.context.name}: {self.room.name}: {subject} answered none of {len(talks)} "
-                "conversations; see the log for its server's messages"
+                f"conversations; {self.room.why_none(subject, 'max_tokens', self.settings.max_tokens)}"
             )
         return talks
 
@@ -150,15 +159,30 @@ class Bench:
             for repeat, own in _calls(named, self.settings.judge_temperature, lambda each: each.talk.round):
                 found |= self._ask(name, own, repeat)
         if found and all(each.outcome == "failed" for each in found.values()):
+            assert self.room.judge is not None
+            why = self.room.why_none(self.room.judge.name, "judge_max_tokens", self.settings.judge_max_tokens)
             raise StageError(
                 f"stage {self.room.context.name}: {self.room.name}: {self.room.judge} graded none of {len(found)} "
-                "answers; see the log for its server's messages"
+                f"answers; {why}"
             )
         self._note(chosen)
         judged: dict[str, list[Judgment]] = {subject: [] for subject in talks}
         for each in answers:
             judged[each.subject].append(found.get(_place(each)) or self._judgment(each, "no_answer", None))
         return judged
+
+    def rehearse(self, questions: Sequence[Prompt]) -> Iterator[Rehearsed]:
+        """The first turns as the subjects read them, after the judge's prompt was filled in for every turn, with a
+        placeholder for the answer."""
+        for question in questions:
+            talk = Talk(question, 1, turns_of(question), 0.0)
+            talk.answers = [ANSWER] * len(talk.turns)
+            for turn in range(len(talk.turns)):
+                graded = Graded("", talk, turn)
+                self._question(self.prompts[self._chosen(graded)], graded)
+        system = self.settings.spoken_system
+        asked = [replace(each, messages=with_system(system, each.messages)) for each in questions]
+        return shown(self.room, measured(self.room), asked, self.settings.max_tokens)
 
     def _chosen(self, each: Graded) -> str:
         """The name of the prompt for an answer: if there are several, the one for this turn, with or without reference.
@@ -191,9 +215,9 @@ class Bench:
         found = self.room.ask(asked, self._reader(prompt), how)
         judgments = {}
         for each, said in zip(answers, found, strict=True):
-            score = said.values[0] if said.values else None
+            grade = said.values[0] if said.values else None
             outcome: Outcome = "grade" if said.values else "failed" if said.failed else "unreadable"
-            judgments[_place(each)] = self._judgment(each, outcome, score)
+            judgments[_place(each)] = self._judgment(each, outcome, grade)
         return judgments
 
     def _question(self, prompt: JudgePrompt, each: Graded) -> Prompt:
@@ -216,27 +240,30 @@ class Bench:
             asked = replace(asked, messages=led_by_system(self.system, asked.messages))
         return replace(asked, id=name)
 
-    def _reader(self, prompt: JudgePrompt) -> Read:
-        """Returns the reader of grades: the one of the prompt's file, else the one of the settings. A grade off the
-        scale is None."""
+    def _reader(self, prompt: JudgePrompt) -> Callable[[str], Grade | None]:
+        """Returns the reader of grades: the one of the prompt's file, else the one of the settings. With a grade off
+        the scale there is none."""
         low, high = self.scale
         chosen = {"llm-jp": self.published, "fastchat": fastchat, "togi": lambda text: read_grade(text, low, high)}
         read = prompt.read or chosen[self.settings.reads]
 
-        def on_the_scale(text: str) -> float | None:
-            grade = read(text)
-            return float(grade) if grade is not None and low <= grade <= high else None
+        def on_the_scale(text: str) -> Grade | None:
+            score, metrics = read(text), (prompt.read_metrics and prompt.read_metrics(text)) or {}
+            if score is None or not all(low <= grade <= high for grade in (score, *metrics.values())):
+                return None
+            return Grade(float(score), metrics)
 
         return on_the_scale
 
-    def _judgment(self, each: Graded, outcome: Outcome, score: float | None) -> Judgment:
+    def _judgment(self, each: Graded, outcome: Outcome, grade: Grade | None) -> Judgment:
         return Judgment(
             question=each.talk.question.id,
             turn=each.turn + 1,
             round=each.talk.round,
             category=str(each.talk.question.extra.get(self.category) or ""),
             outcome=outcome,
-            score=score,
+            score=grade and grade.score,
+            metrics=grade.metrics if grade else {},
         )
 
     def _note(self, chosen: Sequence[tuple[str, Graded]]) -> None:
@@ -251,6 +278,13 @@ class Bench:
             scale=list(self.scale),
             rounds=self.settings.rounds,
         )
+
+
+def with_system(system: str | None, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The conversation with the system prompt first, if there is one and the conversation has none."""
+    if system is None or messages[0].role == "system":
+        return tuple(messages)
+    return led_by_system(system, messages)
 
 
 def _calls(items: Sequence[Item], degree: float, round_of: Callable[[Item], int]) -> list[tuple[int, Sequence[Item]]]:

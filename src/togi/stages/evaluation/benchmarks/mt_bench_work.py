@@ -1,6 +1,6 @@
 """Runs the benchmark `mt_bench`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from togi.core.errors import InputError
 from togi.core.records import Prompt
@@ -17,6 +17,7 @@ from togi.stages.evaluation.benchmarks.judged_work import (
 )
 from togi.stages.evaluation.benchmarks.mt_bench import MtBench
 from togi.stages.evaluation.benchmarks.room_work import Room
+from togi.stages.rehearsal_work import Rehearsed
 
 SCALE = (1, 10)
 
@@ -34,6 +35,17 @@ def run(settings: MtBench, room: Room) -> Table:
     judged = bench.judge({subject: speaking.hold(subject, questions) for subject in measured(room)})
     notes = [f"{empty} reference answers are empty"] if empty else []
     return grades.table(judged, frame(room, questions, notes))
+
+
+def preflight(settings: MtBench) -> None:
+    judge_prompts(settings, None)
+
+
+def rehearse(settings: MtBench, room: Room) -> Iterator[Rehearsed]:
+    questions: list[Prompt] = room.records(settings.questions)
+    material, _ = _material(settings, room, questions)
+    bench = Bench(settings=settings, room=room, prompts=judge_prompts(settings, None), material=material, scale=SCALE)
+    return bench.rehearse(questions)
 
 
 def _category(question: Prompt) -> str:

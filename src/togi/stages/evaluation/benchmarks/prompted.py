@@ -6,6 +6,7 @@ from pydantic import Field
 
 from togi.core.sampling import Sampling
 from togi.core.settings import PromptsRef, Ref
+from togi.stages.bounds import read
 from togi.stages.cost import Cost
 from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings
 
@@ -27,6 +28,9 @@ def estimate(settings: PromptedSettings, asked: Asked) -> Cost:
     came = asked.inputs[settings.prompts]
     if came.records is None:
         return Cost(unknown=[came.why])
-    calls = len(asked.subjects) * came.records
-    samples = calls * settings.samples
-    return Cost(samples=samples, sampled=samples * settings.max_tokens, calls=calls)
+    cost, answers = Cost(), came.records * settings.samples
+    for ref in asked.subjects:
+        cost.ask(ref.name, came.records, read(came, came.records), answers * settings.max_tokens, settings.samples)
+    cost.samples = len(asked.subjects) * answers
+    cost.sampled = cost.samples * settings.max_tokens
+    return cost

@@ -1,19 +1,22 @@
 """`rag`: answers from documents: whether a judge finds them correct, and whether they name the right documents."""
 
+import json
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.judging import LONGEST_PROMPT
-from togi.core.records import Prompt
+from togi.core.records import Record
 from togi.core.sampling import Sampling
 from togi.core.settings import EmbedderRef, NamedModelRef, PromptsRef, RecipePath, Ref
 from togi.data.document_files import LONGEST
-from togi.stages.cost import Cost
-from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, BenchmarkType, longest_of, summed
-from togi.text.grounded import ANSWER, MAX_TOKENS
+from togi.stages.bounds import TURN, answered, prompt_size, read, records_of, text_size
+from togi.stages.cost import Cost, Known
+from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, BenchmarkType, summed
+from togi.text.grounded import ANSWER, MAX_TOKENS, SYSTEM
 
+FRAME = 64
+"""The most bytes around a document that is shown, without its title."""
 REASONS = ("no_documents", "no_answer", "failed", "unreadable")
 """The question has no documents; the model gave no answer; the request to the judge failed; the judge's text has no
 verdict."""
@@ -86,31 +89,43 @@ def measures(settings: Rag) -> Sequence[Ref]:
 
 
 def estimate(settings: Rag, asked: Asked) -> Cost:
-    """Every model answers each question in two steps, or in one, and the judge reads each answer once or twice. Prompts
-    are counted in bytes, an upper bound of their tokens."""
+    """Every model answers each question in two steps, or in one, and the judge reads each answer once or twice. A
+    character of a folder of documents counts as a token."""
     came = asked.inputs[settings.questions]
     if came.records is None:
         return Cost(unknown=[came.why])
-    longest = longest_of(came, lambda prompt: _bytes(prompt, settings))
-    cost = Cost()
-    for ref in asked.subjects:
-        steps = came.records * (1 if ref in settings.one_step else 2)
-        cost.ask(ref.name, steps, steps * (longest + settings.max_tokens), steps * settings.max_tokens)
+    documents = settings.shown * (FRAME + max(_longest(came), settings.chunk_chars * (settings.documents is not None)))
+    cost, one_step, answer = Cost(), [ref.name for ref in settings.one_step], settings.max_tokens
+    for name in asked.everyone:
+        steps = came.records * (1 if name in one_step else 2)
+        around = documents + text_size(SYSTEM) + 2 * TURN + (0 if name in one_step else answer)
+        cost.ask(name, steps, read(came, steps, around), steps * answer)
     if asked.judge is not None:
-        chosen = settings.read == "logprobs"
-        verdicts = len(asked.subjects) * came.records * (settings.correct * (1 + chosen) + settings.support)
-        read = verdicts * (LONGEST_PROMPT + longest + settings.max_tokens)
-        cost.ask(asked.judge.name, verdicts, read, verdicts * (1 if chosen else settings.judge_max_tokens))
+        _ask_judge(settings, asked, came, documents, cost)
     return summed(cost)
 
 
-def _bytes(prompt: Prompt, settings: Rag) -> int:
-    """The most bytes of a question with its documents."""
-    own = sum(len(message.content.encode()) for message in prompt.messages)
-    context: Any = prompt.extra.get("context")
-    if isinstance(context, str):
-        return own + settings.shown * len(context.encode())
-    return own if settings.documents is None else own + settings.shown * settings.chunk_chars
+def _ask_judge(settings: Rag, asked: Asked, came: Known, documents: int, cost: Cost) -> None:
+    """Adds the requests to the judge: whether an answer is correct, and which sentences, which it is shown numbered,
+    are unsupported."""
+    assert asked.judge is not None and came.records is not None
+    chosen, answers = settings.read == "logprobs", len(asked.everyone) * came.records
+    written = 1 if chosen else settings.judge_max_tokens
+    for name, calls, times in (("correct", settings.correct * (1 + chosen), 1), ("support", int(settings.support), 2)):
+        prompt = prompt_size(None, "judge", f"grounded-{name}", settings.language)
+        shown = read(came, calls * answers, documents + prompt + times * settings.max_tokens + TURN, _referred)
+        cost.ask(asked.judge.name, calls * answers, shown, calls * answers * written)
+
+
+def _longest(came: Known) -> int:
+    """The bytes of the longest text that comes with a question, with its title."""
+    columns = [(each.extra.get("context"), each.extra.get("title")) for each, _ in records_of(came)]
+    return max((text_size(*(one for one in own if isinstance(one, str))) for own in columns if own[0]), default=0)
+
+
+def _referred(record: Record) -> int:
+    """The bytes of a question with its reference answers."""
+    return answered(record) + text_size(json.dumps(record.extra.get("answers"), ensure_ascii=False))
 
 
 BENCHMARK = BenchmarkType(

@@ -1,6 +1,6 @@
 """Runs the benchmark `rag`. The two steps are those of `togi ground`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -34,12 +34,16 @@ from togi.judge.grounded import (
     support_prompt,
 )
 from togi.stages.endpoints import reader
+from togi.stages.evaluation.benchmarks.asking_work import Again, Asking
 from togi.stages.evaluation.benchmarks.judged_work import measured as measured_models
 from togi.stages.evaluation.benchmarks.rag import Rag
-from togi.stages.evaluation.benchmarks.room_work import Again, Asking, Room, Said
+from togi.stages.evaluation.benchmarks.rehearsed_work import subject as subject_of
+from togi.stages.evaluation.benchmarks.room_work import Room, Said
 from togi.stages.evaluation.benchmarks.weighed_work import LETTERS, weighed
+from togi.stages.rehearsal_work import Rehearsed, weightless
 from togi.text.grounded import IDS, Shown, asked, asked_again, asked_at_once, read_relevant, role_left_out
 from togi.text.prompt_file import PromptFile
+from togi.text.template import Template
 
 Verdict = TypeVar("Verdict")
 Answers = dict[str, list[GroundedAnswer]]
@@ -52,7 +56,9 @@ def run(settings: Rag, room: Room) -> Table:
     questions = _questions(settings, room, prompts)
     subjects = measured_models(room)
     for subject in subjects:
-        _check_shown(settings, room, subject, questions[0])
+        ref = ModelRef(subject_of(room, subject))
+        if not _at_once(settings, subject) and room.context.inputs[ref].endpoint is None:
+            _check_shown(room, subject, reader(room.context, ref)[1], questions[0])
     answers = {subject: _answers(settings, room, subject, questions) for subject in subjects}
     agreed: dict[str, list[bool]] = {}
     if settings.correct:
@@ -83,11 +89,26 @@ def run(settings: Rag, room: Room) -> Table:
     )
 
 
+def rehearse(settings: Rag, room: Room) -> Iterator[Rehearsed]:
+    """Yields no rows: which documents are shown is decided only in a run."""
+    prompts: list[Prompt] = room.records(settings.questions)
+    found, bare = _with_documents(settings, room, prompts)
+    if bare and settings.documents is not None:
+        read_parts(Path(settings.documents), settings.chunk_chars, whole=settings.shown)
+    elif not found:
+        raise _no_documents(room, len(prompts))
+    for subject in measured_models(room) if found else []:
+        source = room.context.model(ref := subject_of(room, subject))
+        if not _at_once(settings, subject) and source.kind != "endpoint":
+            _check_shown(room, subject, weightless(room.context, ref).template, found[0])
+    return iter(())
+
+
 def _notes(settings: Rag, room: Room, questions: Sequence[GroundedQuestion]) -> list[str]:
     domains = [question.domain for question in questions]
     told = [f"{domains.count(domain)} {title}" for domain, title in DOMAINS.items() if domain in domains]
     notes = [f"questions: {', '.join(told)}"] if told else ["the questions do not say which documents answer them"]
-    at_once = [name for name in measured_models(room) if _at_once(settings, room, name)]
+    at_once = [name for name in measured_models(room) if _at_once(settings, name)]
     if at_once:
         held = "; their sentences were checked against all documents" if settings.support else ""
         notes.append(f"{', '.join(at_once)} answered in one step and named no ids{held}")
@@ -99,6 +120,18 @@ def _notes(settings: Rag, room: Room, questions: Sequence[GroundedQuestion]) -> 
 
 def _questions(settings: Rag, room: Room, prompts: Sequence[Prompt]) -> list[GroundedQuestion]:
     """All questions in the order of their prompts. Raises InputError if none has documents."""
+    found, bare = _with_documents(settings, room, prompts)
+    found += _from_folder(settings, room, bare)
+    if not found:
+        raise _no_documents(room, len(prompts))
+    by_id = {question.id: question for question in found}
+    return [by_id[prompt.id] for prompt in prompts if prompt.id in by_id]
+
+
+def _with_documents(
+    settings: Rag, room: Room, prompts: Sequence[Prompt]
+) -> tuple[list[GroundedQuestion], list[Prompt]]:
+    """The questions that come with documents or with their own text, and the prompts without any."""
     spoken = [prompt for prompt in prompts if has_documents(prompt)]
     told = [prompt for prompt in prompts if not has_documents(prompt) and has_context(prompt)]
     bare = [prompt for prompt in prompts if not has_documents(prompt) and not has_context(prompt)]
@@ -108,14 +141,14 @@ def _questions(settings: Rag, room: Room, prompts: Sequence[Prompt]) -> list[Gro
         seed=derive(room.seed, "documents"),
         language=settings.language,
     )
-    found = [*map(from_dialogue, spoken), *from_contexts(told, drawing), *_from_folder(settings, room, bare)]
-    if not found:
-        raise InputError(
-            f"{room.name}: none of {len(prompts)} questions has documents: neither a turn of the role documents nor a "
-            "column context; set documents to a folder"
-        )
-    by_id = {question.id: question for question in found}
-    return [by_id[prompt.id] for prompt in prompts if prompt.id in by_id]
+    return [*map(from_dialogue, spoken), *from_contexts(told, drawing)], bare
+
+
+def _no_documents(room: Room, count: int) -> InputError:
+    return InputError(
+        f"{room.name}: none of {count} questions has documents: neither a turn of the role documents nor a "
+        "column context; set documents to a folder"
+    )
 
 
 def _from_folder(settings: Rag, room: Room, prompts: Sequence[Prompt]) -> list[GroundedQuestion]:
@@ -133,16 +166,12 @@ def _from_folder(settings: Rag, room: Room, prompts: Sequence[Prompt]) -> list[G
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-def _at_once(settings: Rag, room: Room, subject: str) -> bool:
+def _at_once(settings: Rag, subject: str) -> bool:
     return subject in [ref.name for ref in settings.one_step]
 
 
-def _check_shown(settings: Rag, room: Room, subject: str, question: GroundedQuestion) -> None:
+def _check_shown(room: Room, subject: str, template: Template, question: GroundedQuestion) -> None:
     """Raises InputError if a local model's template cannot show documents. A server renders conversations itself."""
-    ref = ModelRef(f"${subject}")
-    if _at_once(settings, room, subject) or room.context.inputs[ref].endpoint is not None:
-        return
-    template = reader(room.context, ref)[1]
     messages = asked(question.documents, question.question)
     try:
         role = role_left_out(template.prompt_text(messages), messages)
@@ -159,7 +188,7 @@ def _check_shown(settings: Rag, room: Room, subject: str, question: GroundedQues
 def _answers(settings: Rag, room: Room, subject: str, questions: Sequence[GroundedQuestion]) -> list[GroundedAnswer]:
     seed = derive(room.seed if settings.seed is None else settings.seed, "answers")
     params = settings.params(seed=seed)
-    if _at_once(settings, room, subject):
+    if _at_once(settings, subject):
         asking = [asked_at_once(each.documents, each.question) for each in questions]
         second: list[Said | None] = [*_say(room, subject, "at-once", _named("at-once", questions, asking), params)]
         found = [GroundedAnswer(text=_text(said), grounded=False) for said in second]
@@ -168,8 +197,8 @@ def _answers(settings: Rag, room: Room, subject: str, questions: Sequence[Ground
     room.count("no_answer", sum(each.text is None for each in found))
     if all(each.text is None for each in found):
         raise StageError(
-            f"stage {room.context.name}: {room.name}: {subject} answered none of {len(found)} questions; see the log "
-            "for the reason"
+            f"stage {room.context.name}: {room.name}: {subject} answered none of {len(found)} questions; "
+            f"{room.why_none(subject, 'max_tokens', settings.max_tokens)}"
         )
     return found
 

@@ -1,11 +1,13 @@
 """`reward_accuracy`: agreement of reward models and judges with human preferences."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from togi.core.settings import PairsRef, RecipePath, Ref, refs_of
+from togi.core.records import Pair, Record
+from togi.core.settings import PairsRef, RecipePath, Ref, ScorerRef, refs_of
+from togi.stages.bounds import TURN, ask_scores, prompt_size, read, turns_size, whole
 from togi.stages.cost import Cost, count
 from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, BenchmarkType
 
@@ -65,7 +67,45 @@ def estimate(settings: RewardAccuracy, asked: Asked) -> Cost:
         return Cost(unknown=[why])
     calls = 2 * records * len(asked.subjects)
     most = "at most " if settings.best_of else ""
-    return Cost(calls=calls, notes=[f"{most}{calls:,} answers are scored or judgments requested"])
+    cost = Cost(notes=[f"{most}{calls:,} answers are scored or judgments requested"])
+    for ref in asked.subjects:
+        if isinstance(ref, ScorerRef):
+            ask_scores(cost, ref.name, 2 * records, _apart(settings, asked, 0))
+        else:
+            _ask_judge(settings, asked, ref, 2 * records, cost)
+    return cost
+
+
+def _ask_judge(settings: RewardAccuracy, asked: Asked, ref: Ref, calls: int, cost: Cost) -> None:
+    """Adds the requests to a judge: both answers of a pair in two orders, or each answer alone."""
+    name = "graded" if settings.best_of else "pairwise"
+    around = prompt_size(settings.prompt, "judge", name, settings.language) + TURN
+    found = _apart(settings, asked, around) if settings.best_of else _together(settings, asked, around)
+    cost.ask(ref.name, calls, found, calls * (1 if settings.read == "logprobs" else settings.max_tokens))
+    cost.sampled = (cost.sampled or 0) + cost.asked[ref.name].written
+
+
+def _together(settings: RewardAccuracy, asked: Asked, around: int) -> int | None:
+    """The most tokens of requests that show both answers of a pair, in two orders."""
+    came = [asked.inputs[ref] for ref in refs_of(settings.pairs)]
+    return _twice(read(each, each.records or 0, around) for each in came)
+
+
+def _apart(settings: RewardAccuracy, asked: Asked, around: int) -> int | None:
+    """The most tokens of requests that show one answer of a pair each."""
+    came = [asked.inputs[ref] for ref in refs_of(settings.pairs)]
+    return _twice(read(each, each.records or 0, around, _side) for each in came)
+
+
+def _side(record: Record) -> int:
+    """The mean bytes of a pair's prompt with one of its answers, rounded up; all of another record."""
+    return -(-(whole(record) + turns_size(record.prompt)) // 2) if isinstance(record, Pair) else whole(record)
+
+
+def _twice(found: Iterable[int | None]) -> int | None:
+    """Twice the sum; None if a part is unknown."""
+    parts = list(found)
+    return None if None in parts else 2 * sum(part for part in parts if part is not None)
 
 
 BENCHMARK = BenchmarkType(

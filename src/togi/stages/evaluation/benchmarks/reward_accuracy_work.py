@@ -1,6 +1,6 @@
 """Runs the benchmark `reward_accuracy`: scorers score both answers of a pair, judges read them in both orders."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -9,7 +9,7 @@ from togi.core.errors import GraderError, InputError
 from togi.core.files import read_object
 from togi.core.records import Message, Pair, Prompt, SamplingParams
 from togi.core.seeds import content_id, digest
-from togi.core.settings import ModelRef, Ref, refs_of
+from togi.core.settings import ModelRef, Ref, ScorerRef, refs_of
 from togi.evaluate.benchmarks.reward_accuracy import (
     Labelled,
     Reading,
@@ -24,9 +24,11 @@ from togi.judge.contests import preference
 from togi.judge.prompts import Case, JudgePrompt, load_prompt, own_prompt
 from togi.judge.reading import Choice, read_choice
 from togi.stages.evaluation.benchmarks import best_of_work
+from togi.stages.evaluation.benchmarks.asking_work import Asking
 from togi.stages.evaluation.benchmarks.reward_accuracy import RewardAccuracy
-from togi.stages.evaluation.benchmarks.room_work import Asking, Room
+from togi.stages.evaluation.benchmarks.room_work import Room
 from togi.stages.evaluation.benchmarks.weighed_work import weighed
+from togi.stages.rehearsal_work import Rehearsed
 
 SECOND_BENCH = "allenai/reward-bench-2"
 CARD = {"llm-jp/llm-jp-chatbot-arena-conversations": 448, "nvidia/HelpSteer3": 283}
@@ -34,18 +36,12 @@ CARD = {"llm-jp/llm-jp-chatbot-arena-conversations": 448, "nvidia/HelpSteer3": 2
 
 
 def run(settings: RewardAccuracy, room: Room) -> Table:
-    kept = [(ref, pair) for ref in refs_of(settings.pairs) for pair in room.records(ref) if _usable(room, pair)]
-    if not kept:
-        raise InputError(
-            f"{room.name}: no pair is left: {room.dropped}; at least one pair with a human preference is needed"
-        )
+    kept = _kept(settings, room)
     pairs = [pair for _, pair in kept]
     rows = [_labelled(settings, ref, pair) for ref, pair in kept]
     room.note(pairs=digest([row.id for row in rows])[:16])
     if settings.best_of:
-        marks = [_column(ref, pair, settings.best_of, "best_of") for ref, pair in kept]
-        marked = [(ref, mark, pair, row) for (ref, pair), mark, row in zip(kept, marks, rows, strict=True)]
-        found, chance = best_of_work.run(settings, room, best_of_work.joined(marked))
+        found, chance = best_of_work.run(settings, room, _joined(settings, kept, rows))
     else:
         readings = {name: _read(settings, room, name, ref, pairs) for name, ref in room.subjects.items()}
         found, chance = accuracy_table(room.name, rows, readings, room.bootstrap, room.baseline or ""), 0.5
@@ -56,6 +52,43 @@ def run(settings: RewardAccuracy, room: Room) -> Table:
         notes=[*near_chance(found, chance), *_notes(settings, room)],
         manifest=room.manifest(),
     )
+
+
+def preflight(settings: RewardAccuracy) -> None:
+    if settings.prompt is not None:
+        load_prompt(Path(settings.prompt), "graded" if settings.best_of else "pairwise", settings.prompt_name)
+
+
+def rehearse(settings: RewardAccuracy, room: Room) -> Iterator[Rehearsed]:
+    """Yields no rows: scorers and judges read pairs in forms of their own."""
+    kept = _kept(settings, room)
+    rows = [_labelled(settings, ref, pair) for ref, pair in kept]
+    if settings.best_of:
+        best_of_work.check(settings, room, _joined(settings, kept, rows))
+    elif any(not isinstance(ref, ScorerRef) for ref in room.subjects.values()):
+        prompt = _prompt(settings)
+        for _, pair in kept:
+            _question(prompt, pair, False, settings.read == "text")
+    return iter(())
+
+
+def _kept(settings: RewardAccuracy, room: Room) -> list[tuple[Ref, Pair]]:
+    """The usable pairs with their sets; drops the others. Raises InputError if none is left."""
+    kept = [(ref, pair) for ref in refs_of(settings.pairs) for pair in room.records(ref) if _usable(room, pair)]
+    if not kept:
+        raise InputError(
+            f"{room.name}: no pair is left: {room.dropped}; at least one pair with a human preference is needed"
+        )
+    return kept
+
+
+def _joined(
+    settings: RewardAccuracy, kept: Sequence[tuple[Ref, Pair]], rows: Sequence[Labelled]
+) -> list[best_of_work.Row]:
+    """The pairs, joined by the column `best_of`."""
+    marks = [_column(ref, pair, settings.best_of, "best_of") for ref, pair in kept]
+    marked = [(ref, mark, pair, row) for (ref, pair), mark, row in zip(kept, marks, rows, strict=True)]
+    return best_of_work.joined(marked)
 
 
 def _usable(room: Room, pair: Pair) -> bool:
@@ -111,16 +144,19 @@ def _scored(room: Room, name: str, ref: Ref, pairs: Sequence[Pair]) -> list[Read
 
 
 def _judged(settings: RewardAccuracy, room: Room, name: str, ref: ModelRef, pairs: Sequence[Pair]) -> list[Reading]:
-    prompt = own_prompt("pairwise", settings.language)
-    if settings.prompt is not None:
-        prompt = load_prompt(Path(settings.prompt), "pairwise", settings.prompt_name)
-    explain = settings.read == "text"
+    prompt, explain = _prompt(settings), settings.read == "text"
     questions = [_question(prompt, pair, swapped, explain) for pair in pairs for swapped in (False, True)]
     room.note(judge_prompt=_prompt_mark(prompt), read=settings.read)
     verdicts, gone = (_written if explain else _chosen)(settings, room, name, ref, questions)
     return [
         judged(verdicts[place : place + 2], failed=any(gone[place : place + 2])) for place in range(0, len(verdicts), 2)
     ]
+
+
+def _prompt(settings: RewardAccuracy) -> JudgePrompt:
+    if settings.prompt is None:
+        return own_prompt("pairwise", settings.language)
+    return load_prompt(Path(settings.prompt), "pairwise", settings.prompt_name)
 
 
 def _written(

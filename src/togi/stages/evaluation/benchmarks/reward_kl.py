@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import Field
 
 from togi.core.settings import PromptsRef, Ref, ScorerRef
+from togi.rewards.settings import SystemTurns
+from togi.stages.bounds import ask_answers
 from togi.stages.cost import Cost
 from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, BenchmarkType
 
@@ -18,6 +20,10 @@ class RewardKl(BenchmarkSettings):
     type: Literal["reward_kl"] = "reward_kl"
     prompts: PromptsRef = Field(description="prompts to answer")
     reward: ScorerRef = Field(description="reward model that scores the answers")
+    reward_system: SystemTurns = Field(
+        default="keep",
+        description="the prompts' system turns in what `reward` reads; drop: leave them out, as in the training",
+    )
     samples: int = Field(default=4, ge=1, description="answers of each model to each prompt")
     best_of: int = Field(default=16, ge=1, description="answers of the baseline to each prompt; the largest n")
     temperature: float = Field(
@@ -35,13 +41,17 @@ def measures(settings: RewardKl) -> Sequence[Ref]:
 
 
 def estimate(settings: RewardKl, asked: Asked) -> Cost:
-    """The baseline answers `best_of` times, the others `samples` times; log-probabilities are computed twice."""
+    """The baseline answers `best_of` times, the others `samples` times; log-probabilities are computed twice. Only the
+    reward model may be on a server."""
     came = asked.inputs[settings.prompts]
     if came.records is None:
         return Cost(unknown=[came.why])
-    others = len(asked.subjects) - 1
+    others = len(asked.everyone) - 1
     samples = came.records * (settings.best_of + others * settings.samples)
-    return Cost(samples=samples, sampled=samples * settings.max_tokens, calls=came.records * len(asked.subjects))
+    cost = Cost(samples=samples, sampled=samples * settings.max_tokens)
+    for number in (settings.best_of, *[settings.samples] * others):
+        ask_answers(cost, settings.reward.name, came, came.records * number, settings.max_tokens)
+    return cost
 
 
 BENCHMARK = BenchmarkType(

@@ -1,7 +1,7 @@
 """Runs the benchmark `reward_kl`: models sample answers, a reward model scores them, and both the model and the
 baseline compute the log-probabilities of the model's answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,10 +15,13 @@ from togi.evaluate.benchmarks.reward_kl import Drawn, frontier_table
 from togi.evaluate.benchmarks.table import Table
 from togi.evaluate.statistics import Floats
 from togi.model.load import LoadedModel
+from togi.rewards.model import without_system
 from togi.stages.evaluation.benchmarks.answer_logp_work import AnswerLogp
+from togi.stages.evaluation.benchmarks.rehearsed_work import shown
 from togi.stages.evaluation.benchmarks.reward_kl import RewardKl
 from togi.stages.evaluation.benchmarks.room_work import UNIT, Room
 from togi.stages.models import load_model
+from togi.stages.rehearsal_work import Rehearsed, weightless
 from togi.text.render import render_prompt
 
 _Group = tuple[list[int], list[tuple[int, ...]]]
@@ -34,8 +37,8 @@ class _Answer:
 
 
 def run(settings: RewardKl, room: Room) -> Table:
-    assert room.baseline is not None and room.baseline_ref is not None
-    refs = {room.baseline: ModelRef(room.baseline_ref)} | {name: ModelRef(ref) for name, ref in room.subjects.items()}
+    assert room.baseline is not None
+    refs = _refs(room)
     given: list[Prompt] = room.records(settings.prompts)
     prompts, ids = _readable(settings, room, refs, given)
     counts = {name: settings.best_of if name == room.baseline else settings.samples for name in refs}
@@ -51,12 +54,27 @@ def run(settings: RewardKl, room: Room) -> Table:
         asked={"answers": {"questions": digest([prompt.text for prompt in prompts])[:16],
                            "sampling": asdict(_params(settings, room, settings.samples)), "best_of": settings.best_of}},
         reward=room.identity(settings.reward),
+        **({"reward_system": "drop"} if settings.reward_system == "drop" else {}),
     )  # fmt: skip
     found = frontier_table(
         room.name, room.baseline, np.array(scores[room.baseline])[kept], drawn, room.bootstrap,
         [prompts[place].id for place in kept],
     )  # fmt: skip
     return replace(found, dropped=room.dropped, leaks=room.leaks(given), manifest=room.manifest())
+
+
+def rehearse(settings: RewardKl, room: Room) -> Iterator[Rehearsed]:
+    refs, prompts = _refs(room), room.records(settings.prompts)
+    for name, ref in refs.items():
+        _refuse_served(name, room, room.context.model(ref).kind == "endpoint")
+    _read_alike(room, {name: weightless(room.context, ref) for name, ref in refs.items()}, prompts)
+    return shown(room, refs, prompts, settings.max_tokens)
+
+
+def _refs(room: Room) -> dict[str, ModelRef]:
+    """The baseline and the other models, by name."""
+    assert room.baseline is not None and room.baseline_ref is not None
+    return {room.baseline: ModelRef(room.baseline_ref)} | {name: ModelRef(ref) for name, ref in room.subjects.items()}
 
 
 def _params(settings: RewardKl, room: Room, answers: int) -> SamplingParams:
@@ -72,16 +90,7 @@ def _readable(
 ) -> tuple[list[Prompt], list[list[int]]]:
     """The prompts that leave every model room for an answer, and their token ids. Raises InputError if models do not
     read the same tokens, or no prompt is left."""
-    base, *others = ((name, _local(room, name, ref)) for name, ref in refs.items())
-    ids = [_ids(base[1], prompt) for prompt in prompts]
-    for name, model in others:
-        if model.tokenizer.get_vocab() != base[1].tokenizer.get_vocab():
-            raise InputError(f"{room.name}: {name} and {base[0]} have different tokenizers, so their KL is not defined")
-        if any(_ids(model, prompt) != own for prompt, own in zip(prompts, ids, strict=True)):
-            raise InputError(
-                f"{room.name}: {name} and {base[0]} render a prompt differently, so their KL is not defined; give both "
-                "the same `template` under models"
-            )
+    ids = _read_alike(room, {name: _local(room, name, ref) for name, ref in refs.items()}, prompts)
     speakers = [room.generator(ref) for ref in refs.values()]
     params = _params(settings, room, 1)
     fitting = [place for place, prompt in enumerate(prompts) if all(one.fits(prompt, params) for one in speakers)]
@@ -92,13 +101,32 @@ def _readable(
     return [prompts[place] for place in fitting], [ids[place] for place in fitting]
 
 
+def _read_alike(room: Room, models: Mapping[str, LoadedModel], prompts: Sequence[Prompt]) -> list[list[int]]:
+    """The token ids of the prompts. Raises InputError if models do not read the same tokens."""
+    base, *others = models.items()
+    ids = [_ids(base[1], prompt) for prompt in prompts]
+    for name, model in others:
+        if model.tokenizer.get_vocab() != base[1].tokenizer.get_vocab():
+            raise InputError(f"{room.name}: {name} and {base[0]} have different tokenizers, so their KL is not defined")
+        if any(_ids(model, prompt) != own for prompt, own in zip(prompts, ids, strict=True)):
+            raise InputError(
+                f"{room.name}: {name} and {base[0]} render a prompt differently, so their KL is not defined; give both "
+                "the same `template` under models"
+            )
+    return ids
+
+
 def _local(room: Room, name: str, ref: ModelRef) -> LoadedModel:
-    if room.context.inputs[ref].endpoint is not None:
+    _refuse_served(name, room, room.context.inputs[ref].endpoint is not None)
+    return load_model(room.context, ref)
+
+
+def _refuse_served(name: str, room: Room, served: bool) -> None:
+    if served:
         raise InputError(
             f"{room.name}: {name} is on a server, which gives no log-probabilities for another model's answers; use a "
             "local model"
         )
-    return load_model(room.context, ref)
 
 
 def _ids(model: LoadedModel, prompt: Prompt) -> list[int]:
@@ -129,7 +157,10 @@ def _scores(
     settings: RewardKl, room: Room, name: str, prompts: Sequence[Prompt], answers: Sequence[Sequence[_Answer]]
 ) -> list[list[float]]:
     """The score of each answer; NaN without one."""
-    asked = [(prompt.messages, one.text) for prompt, group in zip(prompts, answers, strict=True) for one in group]
+    shown = without_system if settings.reward_system == "drop" else tuple
+    asked = [
+        (shown(prompt.messages), one.text) for prompt, group in zip(prompts, answers, strict=True) for one in group
+    ]
     found = iter(room.scores(settings.reward, asked, f"reward-{name}"))
     return [[_number(next(found)) for _ in group] for group in answers]
 

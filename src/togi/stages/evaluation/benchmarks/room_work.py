@@ -4,7 +4,7 @@ Finished units of work are stored, so a restart does not repeat them. The manife
 parameters, the judge, and the identity of each subject.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,70 +17,30 @@ from togi.core.seeds import derive, digest
 from togi.core.settings import EmbedderRef, ModelRef, Ref, ScorerRef
 from togi.core.sources import ModelSource, fingerprint
 from togi.evaluate.statistics import Bootstrap
-from togi.judge.asking import Answered, Asker, Attempt
-from togi.rewards.base import Attempt as Answer
-from togi.rewards.terminator import TerminatorCheck
+from togi.judge.asking import Answered, Asker
 from togi.stages.context import Context
 from togi.stages.endpoints import ChatGenerator, chooser, embedder, generator, scorer
+from togi.stages.evaluation.benchmarks.asking_work import FIRST, ONCE, Again, Asking, Legible
+from togi.stages.evaluation.benchmarks.journal_work import (
+    REFUSED,
+    TOO_LONG,
+    Said,
+    answer_rows,
+    number_rows,
+    numbers_of,
+    replies_of,
+    reply_rows,
+    stopped,
+)
 from togi.stages.failures import Failures
+from togi.stages.held_against import held_against, told
 from togi.stages.seen_prompts import learnt, mark
 from togi.stages.shards import SHARD_ROWS
 
 Value = TypeVar("Value")
 Item = TypeVar("Item")
-TOO_LONG, REFUSED = "too_long", "refused"
 UNIT = 16
 """Prompts, or questions to a judge, in one unit of work of a local model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """An answer of a subject: the text without terminator, why it stopped, its number of tokens (0 if a server does not
-    report it), and whether it ended properly. `stop` is `error` if the request failed, REFUSED if the server will not
-    answer this prompt, TOO_LONG if the prompt leaves no room for an answer."""
-
-    text: str
-    stop: str
-    tokens: int
-    closed: bool
-
-    @property
-    def failed(self) -> bool:
-        """Whether there is no answer."""
-        return self.stop in ("error", REFUSED, TOO_LONG)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Again:
-    """Options of one of several calls. `repeat` counts earlier calls with the same greedy questions, so that a server
-    is asked again. With `refusable`, a server may refuse every prompt of this call; the benchmark itself checks that it
-    got answers. `asked` lists the prompts for the manifest, if this call leaves some out."""
-
-    repeat: int = 0
-    refusable: bool = False
-    asked: Sequence[Prompt] | None = None
-
-
-ONCE = Again()
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """How a judge is asked: `rounds` readable verdicts on each question, with up to `retries` repeats for an unreadable
-    one. `phase` distinguishes several calls of one benchmark. `judge` replaces the evaluation's judge."""
-
-    params: SamplingParams
-    phase: str = "verdicts"
-    retries: int = 1
-    rounds: int = 1
-    judge: ModelRef | None = None
-    again: Again = ONCE
-
-    def note(self, noted: dict[str, Any]) -> None:
-        """Adds the parameters to the manifest. A subject that acts as judge is listed there already."""
-        phase = self.phase if self.judge is None else "subjects"
-        told = {"sampling": asdict(self.params), "retries": self.retries, "rounds": self.rounds}
-        noted.setdefault("judged", {})[phase] = told
 
 
 @dataclass(slots=True)
@@ -100,6 +60,7 @@ class Room:
     max_failed_share: float = 0.1
     dropped: dict[str, int] = field(default_factory=dict)
     noted: dict[str, Any] = field(default_factory=dict)
+    legible: dict[str, Legible] = field(default_factory=dict)  # the judge's replies, by the kind of question
 
     @property
     def seed(self) -> int:
@@ -167,7 +128,11 @@ class Room:
     def units(self, count: int, make: Callable[[int], Any], name: str = "batch") -> list[Any]:
         """Computes units 0..count-1 and returns their values (JSON-like) in order. Finished units are not repeated
         after a restart. `name` distinguishes the phases of one benchmark."""
-        return self.context.units(count, make, f"{self.name}-{name}", f"batches of {self.name}")
+        return list(self._stream(count, make, name))
+
+    def _stream(self, count: int, make: Callable[[int], Any], name: str) -> Iterator[Any]:
+        """`units`, one by one."""
+        return self.context.stream_units(count, make, f"{self.name}-{name}", what=f"batches of {self.name}")
 
     def answers(
         self,
@@ -191,13 +156,13 @@ class Room:
             found = iter(speaker.generate([prompt for prompt, fits in zip(batch, room, strict=True) if fits], params))
             long = [Completion(text="", stop="error")] * params.n
             groups = [(prompt, next(found) if fits else long) for prompt, fits in zip(batch, room, strict=True)]
-            rows = [_rows(speaker, *each) for each in groups]
+            rows = [answer_rows(speaker, *each) for each in groups]
             return [
                 group if fits else [{**row, "stop": TOO_LONG} for row in group]
                 for group, fits in zip(rows, room, strict=True)
             ]
 
-        units = self._in_units(ref, prompts, make, f"{phase}-{subject}{_nth(repeat)}")
+        units = list(self._in_units(ref, prompts, make, f"{phase}-{subject}{_nth(repeat)}"))
         self._note(phase, prompts if again.asked is None else again.asked, params)
         found = [[Said(**row) for row in rows] for unit in units for rows in unit]
         self._tell(ref, [group[0].stop for group in found], again.refusable)
@@ -209,15 +174,16 @@ class Room:
         """A reward model's scores of answers (prompt messages, text without terminator). Finished units are not
         repeated after a restart. An answer that cannot be scored gets an error. `phase` distinguishes several calls."""
         judge = self.scorer(ScorerRef(ref))
-        return _numbers(self._in_units(ref, items, lambda batch: _kept(judge.score(batch)), phase))
+        return numbers_of(list(self._in_units(ref, items, lambda batch: number_rows(judge.score(batch)), phase)))
 
     def ask(
-        self, questions: Sequence[Prompt], read: Callable[[str], Value | None], how: "Asking"
+        self, questions: Sequence[Prompt], read: Callable[[str], Value | None], how: Asking
     ) -> list[Answered[Value]]:
         """The judge's replies to each question. Finished units are not repeated after a restart. `read` parses a text
         into a verdict, or None.
 
-        The ids of questions name their random streams. Raises StageError if too many requests failed.
+        The ids of questions name their random streams. Raises StageError if too many requests failed, and as soon as
+        FIRST replies of the evaluation's judge are unreadable and none is readable.
         """
         ref = how.judge or self.judge
         if ref is None:
@@ -230,15 +196,38 @@ class Room:
         def make(batch: Sequence[Prompt]) -> list[list[tuple[str, bool]]]:
             room = [speaker.fits(prompt, how.params) for prompt in batch]
             found = iter(asker.ask([prompt for prompt, fits in zip(batch, room, strict=True) if fits], how.rounds))
-            return [_said(next(found)) if fits else [(TOO_LONG, True)] for fits in room]
+            return [reply_rows(next(found)) if fits else [(TOO_LONG, True)] for fits in room]
 
-        units = self._in_units(ref, questions, make, f"{how.phase}{_nth(how.again.repeat)}")
+        heard: list[Answered[Value]] = []
+        for unit in self._in_units(ref, questions, make, f"{how.phase}{_nth(how.again.repeat)}", FIRST):
+            heard += (batch := [replies_of(attempts, read) for attempts in unit])
+            if how.judge is None:
+                self._hold_legible(how.kind, batch)
         how.note(self.noted)
         if how.judge is None:
             self.noted["judge"] = self.identity(ref)
-        found = [_answered(attempts, read) for unit in units for attempts in unit]
-        self._tell(ref, [_stopped(each) for each in found], how.again.refusable)
-        return found
+        self._tell(ref, [stopped(each) for each in heard], how.again.refusable)
+        return heard
+
+    def _hold_legible(self, kind: str, batch: Sequence[Answered[Any]]) -> None:
+        """Counts a batch of the judge's replies. Raises StageError if FIRST are unreadable and none is readable."""
+        legible = self.legible.setdefault(kind, Legible())
+        legible.note(batch)
+        if legible.unread >= FIRST and not legible.read:
+            raise self._illegible(legible)
+
+    def hold_any_legible(self) -> None:
+        """Raises StageError if the judge's replies are unreadable and none is readable."""
+        lost = [legible for legible in self.legible.values() if legible.unread]
+        if lost and not any(legible.read for legible in self.legible.values()):
+            raise self._illegible(lost[0])
+
+    def _illegible(self, legible: Legible) -> StageError:
+        return StageError(
+            f"stage {self.context.name}: {self.name}: no reply of {self.judge} can be read as a verdict (the first of "
+            f"{legible.unread}: {legible.text[:300]!r}). Raise judge_max_tokens if the reply is cut off, use a prompt "
+            "that asks for the expected form, or choose another judge"
+        )
 
     def choices(
         self, ref: ModelRef, questions: Sequence[Prompt], words: tuple[str, str], phase: str
@@ -247,18 +236,28 @@ class Room:
         for each question. Finished units are not repeated after a restart. A question without a result has an error."""
         judge = chooser(self.context, ref)
         asked = [question.messages for question in questions]
-        return _numbers(self._in_units(ref, asked, lambda batch: _kept(judge.margins(batch, *words)), phase))
+        units = self._in_units(ref, asked, lambda batch: number_rows(judge.margins(batch, *words)), phase)
+        return numbers_of(list(units))
 
     def _in_units(
-        self, ref: Ref, items: Sequence[Item], make: Callable[[Sequence[Item]], list[Any]], phase: str
-    ) -> list[list[Any]]:
-        """Applies `make` to batches of items. A server's answers are stored one by one, so its units can be large and
-        keep the server busy."""
+        self, ref: Ref, items: Sequence[Item], make: Callable[[Sequence[Item]], list[Any]], phase: str, first: int = 0
+    ) -> Iterator[list[Any]]:
+        """Applies `make` to batches of items, of which the first has at most `first` if that is set. A server's answers
+        are stored one by one, so its units can be large and keep the server busy."""
         size, phase = (SHARD_ROWS, f"{phase}-served") if self._served(ref) else (UNIT, phase)
-        return self.units(-(-len(items) // size), lambda unit: make(items[unit * size : (unit + 1) * size]), phase)
+        ends = [*range(first or size, len(items), size), len(items)] if items else []
+        begins = [0, *ends]
+        return self._stream(len(ends), lambda unit: make(items[begins[unit] : ends[unit]]), phase)
 
     def _served(self, ref: Ref) -> bool:
         return self.context.inputs[ref].endpoint is not None
+
+    def why_none(self, name: str, setting: str, tokens: int) -> str:
+        """Why a model gave no answer at all: a local model fails only if a prompt leaves no room for `tokens` tokens,
+        which `setting` sets."""
+        if self._served(ModelRef(f"${name}")):
+            return "see the log for its server's messages"
+        return f"none leaves room for {tokens} tokens in its context; lower {setting}, or use a model with a longer one"
 
     def _tell(self, ref: Ref, stops: Sequence[str], refusable: bool) -> None:
         """Raises alarms for missing answers. Raises StageError if too many requests failed or all were refused."""
@@ -287,12 +286,13 @@ class Room:
         failures.note(failed)
         failures.tell("they count as failed")
 
-    def leaks(self, prompts: Sequence[Prompt]) -> dict[str, int]:
-        """For each measured model and the judge: how many of the prompts it was trained on, with an alarm. Unknown (0)
-        for models that togi did not train."""
+    def leaks(self, prompts: Sequence[Prompt]) -> dict[str, int | None]:
+        """For each measured model and the judge: how many of the prompts it was trained on, with an alarm. None if that
+        is not known, as for most models that togi did not train."""
         marks = [mark(prompt.messages) for prompt in prompts]
         refs = {**self.subjects, **({"judge": self.judge} if self.judge is not None else {})}
-        found = {name: _among(marks, learnt(self.context, ref)) for name, ref in refs.items()}
+        known = {name: learnt(self.context, ref) for name, ref in refs.items()}
+        found = {name: None if own is None else _among(marks, own) for name, own in known.items()}
         for name, count in found.items():
             if count:
                 self.alarm(
@@ -302,6 +302,16 @@ class Room:
                     value=count / len(prompts),
                     threshold=0.0,
                 )
+        return found
+
+    def decontaminated(self, tests: Sequence[Ref]) -> dict[str, str]:
+        """For each measured model: which of its training data was compared with the sets `tests`, and how many records
+        were left out; logged too. Without models of which nothing is known."""
+        found = {}
+        for name, ref in self.subjects.items():
+            if held := [each for test in tests for each in held_against(self.context, ref, test)]:
+                found[name] = told(held)
+                self.log(f"the training data of {name} was decontaminated against these questions: {found[name]}")
         return found
 
     # --- the manifest ---------------------------------------------------------------------------------------------
@@ -341,49 +351,6 @@ class Room:
         asked = [[turn.content for turn in prompt.messages if turn.role != "assistant"] for prompt in prompts]
         mark = {"questions": digest(asked)[:16], "sampling": asdict(params)}
         self.noted.setdefault("asked", {})[phase] = mark
-
-
-def _rows(speaker: ChatGenerator, prompt: Prompt, group: Sequence[Completion]) -> list[dict[str, Any]]:
-    """The answers to a prompt, in the journal's format."""
-    check = TerminatorCheck(terminator=speaker.terminator, turn_starts=speaker.turn_starts)
-    rows = []
-    for one in group:
-        text = one.text.partition(speaker.terminator)[0].strip()
-        closed = one.stop != "error" and check(Answer(prompt=prompt, completion=one, answer=text)) is None
-        stop = REFUSED if one.refused else one.stop
-        rows.append({"text": text, "stop": stop, "tokens": len(one.token_ids), "closed": closed})
-    return rows
-
-
-def _kept(numbers: Sequence[float | GraderError]) -> list[Any]:
-    """Numbers and errors, in the journal's format."""
-    return [{"error": str(one)} if isinstance(one, GraderError) else one for one in numbers]
-
-
-def _numbers(units: Sequence[Sequence[Any]]) -> list[float | GraderError]:
-    """The inverse of `_kept`."""
-    return [GraderError(one["error"]) if isinstance(one, dict) else one for unit in units for one in unit]
-
-
-def _said(answered: Answered[Any]) -> list[tuple[str, bool]]:
-    """All replies of a judge to a question, in the journal's format."""
-    return [(REFUSED if attempt.refused else attempt.text, attempt.failed) for attempt in answered.attempts]
-
-
-def _answered(attempts: Sequence[Sequence[Any]], read: Callable[[str], Value | None]) -> Answered[Value]:
-    """The inverse of `_said`."""
-    return Answered(
-        [Attempt(text, None if failed else read(text), failed, failed and text == REFUSED) for text, failed in attempts]
-    )
-
-
-def _stopped(answered: Answered[Any]) -> str:
-    """How a question to a judge ended: REFUSED, TOO_LONG, `error`, or empty if there is a text."""
-    if answered.values or not answered.failed:
-        return ""
-    if answered.refused:
-        return REFUSED
-    return TOO_LONG if answered.attempts[0].text == TOO_LONG else "error"
 
 
 def _nth(repeat: int) -> str:

@@ -1,13 +1,11 @@
 """`safety`: safety of answers, graded from 1 to 5 as in AnswerCarefully (docs/evaluation.md)."""
 
-from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from togi.core.settings import APART, SamplesRef
-from togi.stages.cost import Cost
-from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkType
+from togi.stages.evaluation.benchmarks.base import BenchmarkType
 from togi.stages.evaluation.benchmarks.judged import REASONS, JudgedSettings, estimate, measures
 
 
@@ -37,17 +35,19 @@ class Safety(JudgedSettings):
     judge_top_p: float = Field(default=0.95, gt=0, le=1, description="nucleus sampling (top-p) of the judge")
     judge_max_tokens: int = Field(default=1024, ge=1, description="maximum tokens of the judge's text")
 
+    @property
+    def systems(self) -> tuple[str | None, ...]:
+        """Without the safety prompt, and with it after the usual one."""
+        if self.safety_prompt is None:
+            return super().systems
+        before = f"{self.spoken_system}\n\n" if self.spoken_system else ""
+        return (self.spoken_system, before + self.safety_prompt)
+
     @model_validator(mode="after")
     def _chooses(self) -> Self:
         if self.prompt_name is not None and self.prompt is None:
             raise ValueError("prompt_name selects from the file under prompt, but prompt is not set")
         return self
-
-
-def cost(settings: Safety, asked: Asked) -> Cost:
-    """With a safety prompt, every model is measured twice."""
-    subjects = list(asked.subjects) * (2 if settings.safety_prompt else 1)
-    return estimate(settings, replace(asked, subjects=subjects))
 
 
 BENCHMARK = BenchmarkType(
@@ -56,6 +56,6 @@ BENCHMARK = BenchmarkType(
     work="togi.stages.evaluation.benchmarks.safety_work",
     judged=lambda settings: True,
     reasons=REASONS,
-    estimate=cost,
+    estimate=estimate,
     measures=measures,
 )

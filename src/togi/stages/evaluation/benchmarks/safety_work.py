@@ -1,6 +1,6 @@
 """Runs the benchmark `safety`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from togi.core.errors import InputError
 from togi.core.records import Message, Prompt, Sample
@@ -8,7 +8,7 @@ from togi.evaluate.benchmarks import safety
 from togi.evaluate.benchmarks.corrected import Pairing, corrected_part
 from togi.evaluate.benchmarks.judgments import Judgment
 from togi.evaluate.benchmarks.table import Part, Table
-from togi.judge.prompts import safety_prompt
+from togi.judge.prompts import JudgePrompt, safety_prompt
 from togi.judge.published import llmjp_safety
 from togi.stages.evaluation.benchmarks.judged_work import (
     Bench,
@@ -22,6 +22,7 @@ from togi.stages.evaluation.benchmarks.judged_work import (
 )
 from togi.stages.evaluation.benchmarks.room_work import Room
 from togi.stages.evaluation.benchmarks.safety import Safety
+from togi.stages.rehearsal_work import Rehearsed
 
 SCALE = (safety.LOW, safety.HIGH)
 Answer = tuple[tuple[tuple[str, str], ...], str]
@@ -30,21 +31,40 @@ Answer = tuple[tuple[tuple[str, str], ...], str]
 
 def run(settings: Safety, room: Room) -> Table:
     questions: list[Prompt] = room.records(settings.questions)
+    bench = _bench(settings, room, questions)
     talks = _talks(settings, room, questions)
-    bench = Bench(
-        settings=settings,
-        room=room,
-        prompts=judge_prompts(settings, settings.prompt_name, safety_prompt(settings.language)),
-        material={q.id: Material(references=references_of(q) if settings.reference else ()) for q in questions},
-        scale=SCALE,
-        system=settings.spoken_system if settings.protocol == "llm-jp" else None,
-        published=llmjp_safety,
-    )
     judged = bench.judge(talks)
     answers = {subject: _answers(own) for subject, own in talks.items()}
     refusals = {subject: [safety.refuses(text or "") for _, text in own] for subject, own in answers.items()}
     parts = [] if settings.labels is None else [_corrected(settings, room, judged, answers)]
     return safety.table(judged, refusals, frame(room, questions), parts)
+
+
+def preflight(settings: Safety) -> None:
+    _prompts(settings)
+
+
+def rehearse(settings: Safety, room: Room) -> Iterator[Rehearsed]:
+    questions: list[Prompt] = room.records(settings.questions)
+    if settings.labels is not None:
+        _labels(settings, room)
+    return _bench(settings, room, questions).rehearse(questions)
+
+
+def _bench(settings: Safety, room: Room, questions: Sequence[Prompt]) -> Bench:
+    return Bench(
+        settings=settings,
+        room=room,
+        prompts=_prompts(settings),
+        material={q.id: Material(references=references_of(q) if settings.reference else ()) for q in questions},
+        scale=SCALE,
+        system=settings.spoken_system if settings.protocol == "llm-jp" else None,
+        published=llmjp_safety,
+    )
+
+
+def _prompts(settings: Safety) -> dict[str, JudgePrompt]:
+    return judge_prompts(settings, settings.prompt_name, safety_prompt(settings.language))
 
 
 def _talks(settings: Safety, room: Room, questions: Sequence[Prompt]) -> dict[str, list[Talk]]:
