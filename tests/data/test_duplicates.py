@@ -18,6 +18,16 @@ def test_greedy_cosine_as_stored(threshold: str, kept: list[int], dtype: type) -
     assert np.flatnonzero(copies.kept).tolist() == kept
 
 
+@pytest.mark.parametrize("threshold", VECTOR["kept"])
+def test_cosines_of_copies_are_the_stored_ones(threshold: str) -> None:
+    copies = copies_by_cosine(np.array(VECTOR["embeddings"]), float(threshold))
+    pairs = [(i, j) for i, j in enumerate(copies.of.tolist()) if j >= 0]
+    assert len(pairs) == len(VECTOR["embeddings"]) - len(VECTOR["kept"][threshold])
+    assert [copies.similarity[i] for i, _ in pairs] == pytest.approx(
+        [VECTOR["cosine"][i][j] for i, j in pairs], abs=1e-6
+    )
+
+
 def of(copies: Copies) -> list[int | None]:
     """The index of the kept item that each item copies; None for kept items."""
     return [None if each < 0 else each for each in copies.of.tolist()]

@@ -19,6 +19,8 @@ from togi.recipe.source import read_tree
 from togi.stages.data.importing import Import
 from togi.stages.data.importing_work import read
 from togi.stages.table import STAGES
+from togi.text.grounded import Shown, asked, asked_again, documents_text
+from togi.text.template import TEMPLATES
 
 ASK = {"role": "user", "content": "Why?"}
 SAY = {"role": "assistant", "content": "So."}
@@ -292,9 +294,38 @@ def test_masks_documents_and_further_columns_are_kept(tmp_path: Path) -> None:
     (chat,) = load(tmp_path, *ROWS["nvidia/Daring-Anteater"], preset="nvidia/Daring-Anteater").records
     assert isinstance(chat, Chat) and [m.train for m in chat.messages] == [False, True]
     (talk,) = load(tmp_path, *ROWS["Vikhrmodels/Grounded-RAG-RU-v2"], preset="Vikhrmodels/Grounded-RAG-RU-v2").records
-    assert isinstance(talk, Chat) and [m.role for m in talk.messages] == ["documents", "user", "assistant", "assistant"]
+    roles = ["system", "documents", "user", "assistant", "assistant"]
+    assert isinstance(talk, Chat) and [m.role for m in talk.messages] == roles
     (bare,) = load(tmp_path, *ROWS["TeamDelta/bare-ja-v0.1"], preset="TeamDelta/bare-ja-v0.1").records
     assert isinstance(bare, Prompt) and bare.answer == "So." and bare.extra["file.messages"] == [ASK, NO]
+
+
+def test_a_grounded_dialogue_reads_up_to_its_answers_as_a_grounded_model_is_asked(tmp_path: Path) -> None:
+    documents, template = [Shown("Ледники", "Тают."), Shown(None, "c")], TEMPLATES["vikhr-nemo"]
+    told = {"role": "documents", "content": documents_text(documents)}
+    row = {"conversation": [told, ASK, FOUND, SAY], "type": "good"}
+    (chat,) = load(tmp_path, "chats", row, preset="Vikhrmodels/Grounded-RAG-RU-v2").records
+    (prompt,) = load(tmp_path, "prompts", row, preset="Vikhrmodels/Grounded-RAG-RU-v2").records
+    assert isinstance(chat, Chat) and isinstance(prompt, Prompt)
+    first = asked(documents, "Why?")
+    assert (
+        template.prompt_text(chat.messages[:-2]) == template.prompt_text(prompt.messages) == template.prompt_text(first)
+    )
+    assert template.prompt_text(chat.messages[:-1]) == template.prompt_text(asked_again(first, FOUND["content"]))
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [{"role": "system", "content": "Be brief."}, DOCUMENTS, ASK, SAY],
+        [DOCUMENTS, {"role": "system", "content": "B"}, ASK, SAY],
+        [ASK, SAY],
+    ],
+    ids=["own system prompt", "own system prompt later", "no documents"],
+)
+def test_other_dialogues_get_no_grounded_system_prompt(tmp_path: Path, turns: list[dict[str, Any]]) -> None:
+    (chat,) = load(tmp_path, "chats", {"conversation": turns}, preset="Vikhrmodels/Grounded-RAG-RU-v2").records
+    assert isinstance(chat, Chat) and [(m.role, m.content) for m in chat.messages] == [tuple(t.values()) for t in turns]
 
 
 def test_a_preset_brings_its_licence_terms_split_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,33 @@ def test_what_is_no_pair_is_none_and_a_missing_answer_is_empty():
     assert read_question_pairs("<QUE> a <ANS> b", "en") == []
 
 
+def tagged(*pairs: str) -> str:
+    return "\n\n".join(f"{pair} </END>" for pair in pairs)
+
+
+def test_tagged_pairs_are_read_by_the_rules_of_the_published_code():
+    good, other = "<QUE> q1 <ANS> a1", QuestionPair("q1", "a1")
+    for bad in (
+        "<QUE> q2",
+        "<QUE> q2 <ANS> a <ANS> b",
+        "So: <QUE> q2 <ANS> a2",
+        "q2 <ANS> a2",
+        "Question: q2\nAnswer: a2",
+    ):
+        assert read_question_pairs(tagged(bad, good), "en") == read_question_pairs(tagged(good, bad), "en") == [other]
+    lines = "<QUE> Which?\n- A\n- B <ANS> B,\nbecause A is not."
+    assert read_question_pairs(tagged(lines), "en") == [QuestionPair("Which?\n- A\n- B", "B,\nbecause A is not.")]
+    assert read_question_pairs(tagged("<QUE> q1 <ANS> "), "en") == [QuestionPair("q1", "")]
+
+
+def test_what_the_length_limit_cut_is_left_out_and_what_precedes_it_stays():
+    for end in ("", "\n\n<QUE> q2", "\n\n<QUE> q2 <ANS> a2", " <QUE>\nQuestion: q2\nAnswer: a2"):
+        assert read_question_pairs(tagged("<QUE> q1 <ANS> a1") + end, "en", cut=True) == [QuestionPair("q1", "a1")]
+    labelled = "Question: q1\nAnswer: a1\n\nQuestion: q2\nAnswer: a"
+    assert read_question_pairs(labelled, "en", cut=True) == [QuestionPair("q1", "a1")]
+    assert len(read_question_pairs(labelled, "en")) == 2
+
+
 def test_the_final_answer_is_the_last_labelled_line():
     assert final_answer("Answer: first guess\nNo.\n**Answer:** 42", "en") == "42"
     assert final_answer("よって、\n回答：１２", "ja") == "１２"

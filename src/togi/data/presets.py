@@ -13,6 +13,7 @@ from typing import Any
 from togi.data.ranked_trees import tree_rows, trees_of
 from togi.data.reward_bench import FIRST, SECOND, first_row, second_row, second_rows
 from togi.data.values import BadRow, LeftOut, blank, kind_of
+from togi.text.grounded import ROLE, SYSTEM
 
 Row = Mapping[str, Any]
 TURNS = "turns"  # a column that presets of conversations add: the number of user turns
@@ -133,6 +134,14 @@ def _turns(value: Any, column: str) -> list[dict[str, Any]]:
 
 def _users(turns: Sequence[Mapping[str, Any]]) -> int:
     return sum(str(turn.get("role", turn.get("from"))).lower() in ("user", "human") for turn in turns)
+
+
+def _grounded(row: Row, kind: str) -> Row:
+    """A conversation that begins with documents gets the system prompt with which a grounded model is asked, unless it
+    has one."""
+    read = _conversation("conversation")(row, kind)
+    roles = [str(turn.get("role", turn.get("from"))).strip().lower() for turn in row["conversation"]]
+    return {**read, "system": SYSTEM} if roles[0] == ROLE and "system" not in roles else read
 
 
 def _helpsteer(row: Row, kind: str) -> Row:
@@ -262,9 +271,10 @@ PRESETS: dict[str, Preset] = {
     "Vikhrmodels/Grounded-RAG-RU-v2": Preset(
         hub="Vikhrmodels/Grounded-RAG-RU-v2",
         needs=("conversation",),
-        read=_conversation("conversation"),
+        read=_grounded,
         licence="Apache-2.0",
-        about="turns of the role documents before the question, and two of the assistant after it",
+        about="turns of the role documents before the question, and two of the assistant after it; the system prompt "
+        "of the card is put first, as in training and inference",
     ),
     "TeamDelta/bare-ja-v0.1": Preset(
         hub="TeamDelta/bare-ja-v0.1",

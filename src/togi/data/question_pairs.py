@@ -10,7 +10,7 @@ from togi.text.script import is_spaced
 
 _QUESTIONS = {"en": ("Question", "Q"), "ja": ("質問", "問い", "問"), "ru": ("Вопрос",)}
 _ANSWERS = {"en": ("Answer", "A"), "ja": ("回答", "答え", "答"), "ru": ("Ответ",)}
-_TAGGED = re.compile(r"<QUE>(.*?)<ANS>(.*?)</END>", re.S)  # the form of Instruction Pre-Training (arXiv 2406.14491)
+_QUE, _ANS, _END = "<QUE>", "<ANS>", "</END>"  # the form of Instruction Pre-Training (arXiv 2406.14491)
 _BOLD = r"[*_#\s]*"
 
 
@@ -28,16 +28,27 @@ def _label(words: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"^{_BOLD}(?:\d+[.)]\s*)?{_BOLD}(?:{'|'.join(words)})\s*\d*\s*[:：]{_BOLD}", re.M | re.I)
 
 
-def read_question_pairs(text: str, language: str) -> list[QuestionPair]:
-    """The pairs in the order written, from labelled lines in the language (or in English), or from LMOps' tags."""
-    tagged = [QuestionPair(_line(question), _line(answer)) for question, answer in _TAGGED.findall(text)]
-    if tagged:
-        return tagged
+def read_question_pairs(text: str, language: str, *, cut: bool = False) -> list[QuestionPair]:
+    """The pairs in the order written, from labelled lines in the language (or in English), or from LMOps' tags.
+
+    `cut`: the length limit ended the text. Its last labelled pair may be incomplete, and is left out.
+    """
+    if _QUE in text:
+        return _tagged(text)
     for tried in dict.fromkeys((language, "en")):
         blocks = _label(_QUESTIONS[tried]).split(text)[1:]
         if blocks:
-            return [_pair(block, _label(_ANSWERS[tried])) for block in blocks]
+            pairs = [_pair(block, _label(_ANSWERS[tried])) for block in blocks]
+            return pairs[:-1] if cut else pairs
     return []
+
+
+def _tagged(text: str) -> list[QuestionPair]:
+    """The pairs between tags, by the rules of the published code: each ends with </END>, begins with <QUE> and has
+    exactly one <ANS>. Whatever breaks a rule is left out alone."""
+    halves = [chunk.split(_ANS) for chunk in text.split(_END)[:-1]]
+    whole = [(half[0].strip(), half[1].strip()) for half in halves if len(half) == 2]
+    return [QuestionPair(q.replace(_QUE, "").strip(), a) for q, a in whole if q.startswith(_QUE)]
 
 
 def _pair(block: str, label: re.Pattern[str]) -> QuestionPair:

@@ -15,14 +15,17 @@ from togi.core.errors import GraderError, RecipeError, StageError
 from togi.core.files import read_json, read_lines
 from togi.core.records import Chat, Completion, Message, Prompt
 from togi.core.sources import ModelSource
+from togi.data.filters import first_failure
 from togi.model.load import load
 from togi.recipe import graph
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 from togi.stages.base import RECORDS_FILE
 from togi.stages.context import Context, Control, Resolved
-from togi.stages.data import curate_work
-from togi.stages.data.curate import Curate
+from togi.stages.data import curate_work, dedup_work
+from togi.stages.data.curate import SCORE, Curate
+from togi.stages.data.curate_rows import rules
+from togi.stages.data.dedup import Dedup
 from togi.text.render import render_answer, render_prompt
 
 QUESTIONS = ["Why is the sky blue today?", "How do cats see at night?", "What makes bread rise so high?"]
@@ -86,6 +89,20 @@ def test_every_rule_names_its_reason_and_no_model_is_asked(tmp_path):
     assert drops == dict.fromkeys(sorted(reasons), 1)
 
 
+def test_two_rules_for_drafts_of_a_base_model_can_be_off(tmp_path):
+    asked = [
+        "Compose a post about a trip to Hawaii.",
+        "Why is https://x.org so slow?",
+        "The sky is _____ today.",
+        "Why?",
+    ]
+    off = curate(model=None, method="rules", must_ask=False, must_be_plain=False)
+    kept, drops = curated(off, context(tmp_path, [draft(text) for text in asked]))
+    assert [prompt.text for prompt in kept] == asked[:3] and drops == {"too_short": 1}
+    failures = {text: first_failure(text, rules(curate(must_ask=False))) for text in asked}
+    assert [*failures.values()] == [None, "not_plain_text", "not_plain_text", "too_short"]
+
+
 def test_a_kept_share_under_its_bound_is_an_alarm_and_none_at_all_an_error(tmp_path):
     settings = curate(model=None, method="rules")
     made = context(tmp_path, [draft(f"Statement {i} about the sky.") for i in range(30)] + [draft(QUESTIONS[0])])
@@ -113,6 +130,7 @@ def test_the_difference_of_yes_and_no_is_the_models_own_at_the_first_token(tmp_p
     assert [prompt.text for prompt in kept] == [QUESTIONS[margins.index(max(margins))]]
     assert drops == {"judged_low": 2}
     assert made.summary["judge_margin"]["best"] == pytest.approx(max(margins), abs=1e-5)
+    assert kept[0].extra == {SCORE: made.summary["judge_margin"]["best"]}
     (tmp_path / "curate-1").mkdir()
     with pytest.raises(RecipeError, match="stage questions: 'yes' and 'yesterday' begin with the same token"):
         curated(curate(no="yesterday"), replace(made, folder=tmp_path / "curate-1"))
@@ -249,6 +267,24 @@ def test_a_reward_model_keeps_the_best_share_or_all_above_a_threshold(tmp_path, 
     assert len(scores) == 4 and scores[0][0] == ANSWERED[0].messages
 
 
+def test_the_score_stays_with_a_draft_and_the_best_of_similar_ones_is_kept_by_it(tmp_path, scores):
+    alike = ["Why is the sky blue today?", "How do cats see at night?", "Why is the sky so blue today?"]
+    drafts = [draft(text, answer) for text, answer in zip(alike, ("a", "ccc", "bb"), strict=True)]
+    drafts[1] = replace(drafts[1], extra={"topic": "cats", SCORE: 9.0})
+    made = context(tmp_path, drafts)
+    found, _ = curated(curate(**REWARD, keep_share=1.0), made)
+    assert [prompt.extra for prompt in found] == [{SCORE: 1.0}, {"topic": "cats", SCORE: 3.0}, {SCORE: 2.0}]
+    settings = Dedup.model_validate(
+        {"input": "$good", "kind": "prompts", "by": SCORE, "threshold": 0.5, "part": "question"}
+    )
+    (tmp_path / "dedup-0").mkdir()
+    inputs = {"$good": Resolved("prompts", folder=made.folder)}
+    apart = replace(context(tmp_path / "apart", []), folder=tmp_path / "dedup-0", inputs=inputs)
+    dedup_work.run(settings, apart)
+    apart.finish()
+    assert [prompt.text for prompt in read_records(apart.folder / RECORDS_FILE)[1]] == alike[1:]
+
+
 def test_a_score_that_is_not_a_number_is_a_failure(tmp_path, monkeypatch):
     class Broken:
         def score(self, items):
@@ -352,7 +388,8 @@ def test_of_a_chat_the_last_question_keeps_the_rules_and_the_chat_stays_as_it_wa
 def test_the_last_answer_of_a_chat_is_scored_after_what_stands_before_it(tmp_path, scores):
     records = [chat(QUESTIONS[0], "ids", "long answer"), chat(QUESTIONS[1], "short"), chat(QUESTIONS[2])]
     kept, drops = curated(curate(**REWARD, threshold=6.0), chats(tmp_path, records))
-    assert kept == records[:1] and drops == {"no_answer": 1, "scored_low": 1}
+    assert kept == [replace(records[0], extra={"kept": 1, SCORE: 11.0})]
+    assert drops == {"no_answer": 1, "scored_low": 1}
     assert [message.content for message in scores[0][0]] == [QUESTIONS[0], "ids"] and scores[0][1] == "long answer"
 
 

@@ -133,6 +133,11 @@ stages:
   clean: {type: decontaminate, input: $chats, kind: chats}
   policy: {type: train.sft, init: $base, chats: $clean, steps: 1, batch_size: 2}
   scores: {type: evaluate, base: $base, policy: $policy, prompts: $tests, max_tokens: 4, bootstrap: 200}
+  benchmarks:
+    type: evaluate
+    models: [$base, $policy]
+    bootstrap: 100
+    benchmarks: [{type: answers, prompts: $tests, max_tokens: 4}]
 """
 
 
@@ -153,7 +158,12 @@ def test_without_against_all_that_models_are_measured_on_counts_and_the_scores_t
     told = json.loads(togi(home, "show", path, "scores", "--json").stdout)["summary"]
     assert told["decontaminated against these prompts: policy"] == "clean: 1 of 4 records matched and were left out"
     assert "decontaminated against these prompts: base" not in told
-    assert "1 of 4 records matched" in (home / "runs" / "tiny" / "report.html").read_text()
+    said = "clean: 1 of 4 records matched and were left out"
+    (found,) = json.loads(togi(home, "show", path, "benchmarks", "--json").stdout)["summary"]["benchmarks"]
+    assert found["decontaminated"] == {"policy": said} and found["leaks"] == {"base": None, "policy": 0}
+    assert f"the training data of policy was decontaminated against these questions: {said}" in ended.stderr
+    page = (home / "runs" / "tiny" / "report.html").read_text()
+    assert f"decontaminated against these questions: policy</b> {said}" in page and page.count(said) == 2
 
 
 def built(folder: Path, text: str) -> graph.Graph:

@@ -14,11 +14,9 @@ from stored_verdicts import needs_shared, shaberi_rows
 
 from togi.core.codec import read_records, write_records
 from togi.core.errors import InputError, StageError
-from togi.core.files import read_lines
-from togi.core.judging import LONGEST_PROMPT
+from togi.core.files import read_lines, write_json
 from togi.core.records import Provenance
 from togi.core.sources import ModelSource
-from togi.judge.prompts import OWN
 from togi.judge.replay import Verdicts
 from togi.stages import judging_work
 from togi.stages.base import RECORDS_FILE, output_path
@@ -26,6 +24,7 @@ from togi.stages.context import Context, Control, Resolved
 from togi.stages.cost import Known
 from togi.stages.data import label_work
 from togi.stages.data.label import STAGE, Label, estimate
+from togi.stages.kinship import Kin
 
 ANSWERS = [
     sample("q1a", "q1", "short", "small"),
@@ -115,6 +114,18 @@ def test_a_judge_that_answered_under_another_name_is_told_too(label):
     assert alarms == ["judges_itself"] and context.summary["answers_of_the_judge"] == 1
     asked = [replace(each, prompt=replace(each.prompt, inherited=(big,))) for each in mine]
     assert label(SpokenJudge(longer), asked)[3] == []  # the judge wrote only the question
+
+
+def test_answers_of_the_judges_family_are_told(label, tmp_path):
+    """The stage that answered says what its models are, however they are called."""
+    line, me = {"sft-1": "small", "big-judge": "big-judge"}, {"big-judge": "big-judge"}
+    known = {"small": Kin(line).to_json(), "large": Kin(me).to_json()}
+    write_json(tmp_path / "answers" / "writers.json", known)
+    context, _, _, alarms = label(SpokenJudge(longer), ANSWERS[:2])
+    assert alarms == ["judges_itself", "judges_its_family"]
+    assert context.summary["answers_of_the_judge"] == context.summary["answers_of_its_family"] == 1
+    told = [each["message"] for each in read_lines(context.folder / "alarms.jsonl")]
+    assert told[1].startswith("1 of 2 answers that $judge judges are of its family (small was trained from the judge)")
 
 
 def test_the_first_answer_alone_is_compared_where_that_is_asked_for(label):
@@ -323,7 +334,3 @@ def test_the_estimate_bounds_calls_and_what_is_read(label, settings, calls):
     cost = estimate(given, Asked())
     assert cost.calls == calls >= len(judge.asked)
     assert sum(len(text.encode()) for text in judge.asked) <= cost.read < 4000 * calls
-
-
-def test_own_prompts_are_no_longer_than_the_estimate_says():
-    assert max(path.stat().st_size for path in OWN.glob("*.j2")) <= LONGEST_PROMPT

@@ -83,6 +83,12 @@ def test_a_small_set_is_repeated_and_its_copies_have_ids_of_their_own(tmp_path):
     assert summary["drops"] == {} and summary["counts"] == {"in": 14, "out": 20}
 
 
+def test_a_single_set_is_repeated_whole(tmp_path):
+    records, summary = mixed(context(tmp_path, {"a": documents("a", 4)}), {"a": 1}, epochs=16)
+    assert Counter(record.text for record in records) == {f"a{i}": 16 for i in range(4)}
+    assert len({record.id for record in records}) == 64 and summary["mixture"]["$a"]["epochs"] == 16
+
+
 def made_ids() -> list[str]:
     return [f"{name}{i}" for name in "ab" for i in range(10)]
 

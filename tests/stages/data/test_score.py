@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from togi.core.codec import read_records, write_records
 from togi.core.errors import GraderError, InputError, StageError
-from togi.core.files import write_json
+from togi.core.files import read_object, write_json
 from togi.core.records import Completion, Message, Prompt, Sample
 from togi.core.settings import NamedScorerRef, SamplesRef
 from togi.core.sources import ModelSource
@@ -87,6 +87,8 @@ def test_a_score_is_added_under_its_name_and_a_failure_is_dropped(tmp_path, judg
     assert "nothing to score" in (made.folder / "alarms.jsonl").read_text()
     figures = made.summary["score rm"]["m"]
     assert (figures["mean"], figures["min"], figures["max"], figures["p50"]) == (3.2, 1.0, 6.0, 3.0)
+    assert made.summary["characters"]["m"] == figures, "this judge's scores are lengths"
+    assert list(figures) == ["mean", "std", "min", "max", "p3", "p10", "p25", "p50", "p75", "p90", "p97"]
     assert scored(context(tmp_path, samples(), stage="score-1"), **{"as": "length"})[0].scores == {
         "old": 1.0,
         "length": 1.0,
@@ -127,12 +129,14 @@ def test_what_a_policy_sampled_is_scored_without_its_terminator(tmp_path, judge)
     write_json(tmp_path / "x" / MODEL_FOLDER / CARD, {"template": template})
     found = scored(made, samples="$x.samples")
     assert [(each.text, each.scores["rm"]) for each in found] == [("abc", 3.0), ("ab", 2.0)]
+    assert made.summary["characters"]["m"]["max"] == 3.0
 
 
 # --- a reward model of the library ------------------------------------------------------------------------------------
 
 
-def test_a_score_is_the_same_in_every_batch_and_read_at_the_last_token(tmp_path):
+def test_a_score_is_the_same_in_every_batch_and_read_where_the_library_reads_it(tmp_path):
+    """The conversation ends with the pad token, so the library reads the token before it."""
     write_scorer(tmp_path / "rm")
     records = samples(["So.", "Because it is.", "No", "So.", "x" * 40, "Why not?"])
     whole = [each.scores["rm"] for each in scored(context(tmp_path, records))]
@@ -140,8 +144,30 @@ def test_a_score_is_the_same_in_every_batch_and_read_at_the_last_token(tmp_path)
     turned = [each.scores["rm"] for each in scored(context(tmp_path, records[::-1], stage="score-2"), batch_samples=4)]
     turned.reverse()
     assert whole == pytest.approx(apart, abs=1e-5) and whole == pytest.approx(turned, abs=1e-5)
-    net: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm").eval()
-    net.config.pad_token_id = None  # makes the library read the last token of a single text
-    ids = tiny_tokenizer()("[user]Why 0?<eos>[assistant]So.<eos>", add_special_tokens=False)["input_ids"]
-    assert whole[0] == pytest.approx(net(torch.tensor([ids])).logits[0, 0].item(), abs=1e-5)
     assert len(set(whole)) == 6
+    before = score_of_the_library(tmp_path / "rm", ASKED.removesuffix("<eos>"), at_last=True)
+    assert whole[0] == pytest.approx(before, abs=1e-5)
+    assert whole[0] == pytest.approx(score_of_the_library(tmp_path / "rm", ASKED), abs=1e-5)
+
+
+@pytest.mark.parametrize("pad", [None, 0])
+def test_a_conversation_that_ends_with_another_token_is_read_at_its_last_one(tmp_path, pad):
+    write_scorer(tmp_path / "rm")
+    config = read_object(tmp_path / "rm" / "config.json")
+    write_json(tmp_path / "rm" / "config.json", {**config, "pad_token_id": pad})
+    found = scored(context(tmp_path, samples(["So."])))
+    assert found[0].scores["rm"] == pytest.approx(score_of_the_library(tmp_path / "rm", ASKED, at_last=True), abs=1e-5)
+
+
+ASKED = "[user]Why 0?<eos>[assistant]So.<eos>"
+"""The first of `samples(["So."])` as the scorer's template writes it."""
+
+
+def score_of_the_library(folder: Path, text: str, *, at_last: bool = False) -> float:
+    """The library's score of one text as it reads it, or at the last token."""
+    net: Any = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    if at_last:
+        net.config.pad_token_id = None
+    ids = tiny_tokenizer()(text, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        return net(torch.tensor([ids])).logits[0, 0].item()

@@ -258,6 +258,44 @@ def test_a_bad_pair_leaves_and_a_text_without_a_good_one_is_dropped_by_its_first
     assert drops == {"no_answer": 1, "empty": 1, "no_end": 1}
 
 
+def test_a_tagged_pair_that_ended_is_kept_when_the_limit_cuts_the_next_one(tmp_path, says):
+    text = "<QUE> How long is a turn? <ANS> 27 days. </END>\n\n<QUE> Which side is shown? <ANS> The sa"
+    says(lambda _, n: Completion(text=text, stop="length"))
+    (made,), _ = run(context(tmp_path, documents(MOON), "documents"), method="qa", documents="$given")
+    assert "27 days." in made.text and "The sa" not in made.text.replace(MOON, "")
+
+
+def test_a_question_may_be_asked_of_every_text_but_of_each_only_once(tmp_path, says):
+    twice = pair("What is told of it?", "What {} does.") + pair("what is told of it", "Something.")
+    says(lambda text, n: twice.format("the Moon" if MOON in text else "the sea"))
+    given = {"method": "qa", "documents": "$given"}
+    made, drops = run(context(tmp_path, documents(MOON, SEA, MOON), "documents"), **given)
+    assert [each.parents for each in made] == [("d0",), ("d1",)] and drops == {"duplicate": 1}
+    assert all(each.text.lower().count("told of it") == 1 for each in made)
+    again, drops = run(context(tmp_path / "passes", documents(MOON, SEA), "documents"), **given, count=3)
+    assert len(again) == 2 and drops == {"duplicate": 10}
+    _, drops = run(
+        context(tmp_path / "grounded", documents(MOON, SEA), "documents"),
+        **{**given, "method": "grounded"},
+        distractors=0,
+        unanswerable=0,
+    )
+    assert drops == {"duplicate": 1}, "a dialogue does not say which document its question is about"
+
+
+@pytest.mark.parametrize("most", [{}, {"max_candidates": 9}])
+def test_a_greedy_model_is_asked_once_about_each_text(tmp_path, says, most):
+    asked = says(lambda text, n: pair(f"What is number {n}?", "The sea."))
+    given = {"method": "qa", "documents": "$given", "count": 5, **most}
+    made = context(tmp_path, documents(MOON, SEA), "documents")
+    assert len(run(made, **given, temperature=0.0)[0]) == len(asked) == 2
+    (alarm,) = read_lines(made.folder / "alarms.jsonl")
+    assert "only 2 of 5 records were accepted from 2 candidates" in alarm["message"]
+    assert "about once, because at temperature 0 the same question has the same answer: raise" in alarm["message"]
+    made = context(tmp_path / "2", documents(MOON, SEA), "documents")
+    assert len(run(made, **given, temperature=0.1)[0]) == 5 and not (made.folder / "alarms.jsonl").exists()
+
+
 def test_an_answer_that_only_says_its_question_again_is_none(tmp_path, says):
     replies = [
         pair("What is the side that the Moon shows?", "The side that the Moon shows."),

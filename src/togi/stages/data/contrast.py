@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, PromptsRef, Settings
 from togi.stages.base import StageSettings, StageType, gives
+from togi.stages.bounds import TURN, beside, examples_shown, read, text_size
 from togi.stages.cost import Cost, Inputs, passing_on
 from togi.stages.failures import FailureSettings
 
@@ -86,9 +87,22 @@ def estimate(settings: Contrast, inputs: Inputs) -> Cost:
     cost = passing_on(came, None if came.records is None else came.records * ways, added=2 * settings.max_tokens)
     cost.answer = settings.max_tokens
     if came.records is not None:
-        cost.calls = (1 + len(settings.careless)) * came.records
-        cost.sampled = cost.calls * settings.max_tokens
+        _ask(settings, inputs, came.records, cost)
+        cost.sampled = (1 + len(settings.careless)) * came.records * settings.max_tokens
     return cost
+
+
+def _ask(settings: Contrast, inputs: Inputs, prompts: int, cost: Cost) -> None:
+    """Adds a request about each prompt under every instruction; the chosen side may continue examples instead."""
+    came, written = inputs[settings.input], prompts * settings.max_tokens
+    for way in settings.careless:
+        around = text_size(way.instruction) + TURN
+        cost.ask((way.model or settings.model).name, prompts, read(came, prompts, around), written)
+    if settings.examples is None:
+        found = read(came, prompts, text_size(settings.helpful) + TURN)
+    else:
+        found = beside(read(came, prompts), examples_shown(inputs[settings.examples], settings.shots), prompts)
+    cost.ask(settings.model.name, prompts, found, written)
 
 
 STAGE = StageType(

@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, QuestionsRef, RecipePath, Ref, ScorerRef
 from togi.stages.base import PassingSettings, RowSettings, StageType, passes_on
-from togi.stages.cost import Cost, Inputs, passing_on
+from togi.stages.bounds import TURN, answered, ask_scores, last_turns, prompt_size, read, text_size
+from togi.stages.cost import Cost, Inputs, Known, passing_on
 from togi.stages.failures import FailureSettings
 
 QUESTION = (
@@ -21,9 +22,15 @@ REASONS = (
 )
 """Drop reasons of a draft: rules first, then the judge or the reward model."""
 
+SCORE = "curate_score"
+"""The column of `extra` that holds the score by which a draft was kept."""
+
 
 class Curate(PassingSettings, RowSettings, FailureSettings):
     """Applies rules first, then a model's judgement.
+
+    Two rules are for drafts of a base model, and drop good instructions that people wrote: a draft must ask something
+    (`must_ask`), and contain no addresses, special tokens or blanks to fill in (`must_be_plain`).
 
     `logprob` asks a yes/no question and keeps the `keep_share` of drafts with the largest log p(yes) - log p(no), read
     at the first token of each word. It suits small models.
@@ -34,6 +41,9 @@ class Curate(PassingSettings, RowSettings, FailureSettings):
     `reward` scores each draft's answer and keeps scores of at least `threshold`, or else the `keep_share` with the
     highest scores.
     `rules` asks no model.
+
+    `logprob` and `reward` store the score of each kept draft in `extra` under curate_score: log p(yes) - log p(no), or
+    the reward model's score, before a rewrite. `dedup` and `diversify` can read it with `by`.
 
     Of a chat, only the last question and the last answer are judged and corrected.
     """
@@ -72,6 +82,14 @@ class Curate(PassingSettings, RowSettings, FailureSettings):
     max_chars: int = Field(default=300, ge=1)
     max_repeated_ngrams: float = Field(
         default=0.3, ge=0, le=1, description="maximum share of repeated word or character n-grams"
+    )
+    must_ask: bool = Field(
+        default=True,
+        description="drop a draft without a question mark whose first word (ja: ending) is not one of a short list; "
+        "false for instructions that people wrote",
+    )
+    must_be_plain: bool = Field(
+        default=True, description="drop a draft with an address (http://), special tokens (<|) or a blank (_____)"
     )
     max_tokens: int = Field(default=96, ge=1, description="maximum tokens of a rewrite or a JSON verdict")
     alarm_below: float = Field(
@@ -131,16 +149,36 @@ class Curate(PassingSettings, RowSettings, FailureSettings):
 def estimate(settings: Curate, inputs: Inputs) -> Cost:
     """At most the number of input records."""
     came = inputs[settings.input]
-    cost = passing_on(came, came.records)
+    changed = settings.rewrite or settings.method == "json"
+    cost = passing_on(came, came.records, settings.max_tokens if changed else 0)
     if settings.model is not None:
         one_token = settings.method == "logprob" and not settings.rewrite
         cost.answer = 1 if one_token else settings.max_tokens
-    if settings.model is not None and came.records is not None:
-        judged, rewritten = came.records, came.records * settings.rewrite
-        cost.calls = judged + rewritten
-        cost.sampled = judged * (1 if settings.method == "logprob" else settings.max_tokens)
-        cost.sampled += rewritten * settings.max_tokens
+    if came.records is not None:
+        _ask(settings, came, came.records, cost)
     return cost
+
+
+def _ask(settings: Curate, came: Known, records: int, cost: Cost) -> None:
+    """Adds the requests about each of the records: a judgement, and a rewrite."""
+    if settings.scorer is not None:
+        ask_scores(cost, settings.scorer.name, records, read(came, records, TURN, answered), settings.batch_prompts)
+    if settings.model is None:
+        return
+    cost.sampled = 0
+    if settings.method != "reward":
+        json = settings.method == "json"
+        prompt = prompt_size(settings.prompt, "data", "curate", settings.language)
+        around, written = (prompt, settings.max_tokens) if json else (text_size(settings.question), 1)
+        cost.ask(settings.model.name, records, read(came, records, around + TURN, last_turns), records * written)
+        cost.sampled = records * written
+        if json:
+            cost.notes.append("calls: without second requests for verdicts that are no JSON")
+    if settings.rewrite:
+        around = text_size(settings.rewrite_prompt) + TURN + (settings.max_tokens if settings.method == "json" else 0)
+        written = records * settings.max_tokens
+        cost.ask(settings.model.name, records, read(came, records, around, last_turns), written)
+        cost.sampled += written
 
 
 STAGE = StageType(
@@ -148,7 +186,7 @@ STAGE = StageType(
     Curate,
     outputs=passes_on(),
     work="togi.stages.data.curate_work",
-    version=4,
+    version=5,
     reasons=REASONS,
     rows="togi.stages.data.curate_rows",
     model_rows="togi.stages.data.curate_rows",

@@ -30,6 +30,7 @@ from togi.stages.shards import Shard
 
 Phase = Literal["judge", "score", "verdict", "rewrite"]
 """In which a model is asked: a choice between yes and no, a reward model's score, a JSON verdict, a rewrite."""
+NOT_PLAIN = ("http://", "https://", "<|", "_____")
 RETRY = "That was not one JSON object. Write the JSON object and nothing else."
 
 
@@ -52,8 +53,8 @@ def rules(settings: Curate) -> list[Filter]:
         repeated_ngrams(settings.max_repeated_ngrams),
         wrong_script(settings.language),
         *([_by_detector(settings.language)] if by_detector else []),
-        contains(("http://", "https://", "<|", "_____"), "not_plain_text"),
-        not_a_question(settings.language),
+        *([contains(NOT_PLAIN, "not_plain_text")] if settings.must_be_plain else []),
+        *([not_a_question(settings.language)] if settings.must_ask else []),
     ]
 
 

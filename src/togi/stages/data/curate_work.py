@@ -18,7 +18,7 @@ from togi.core.seeds import make_id
 from togi.data.filters import first_failure, run_filters
 from togi.data.prompt_files import prompt_of
 from togi.stages.context import Context
-from togi.stages.data.curate import STAGE, Curate
+from togi.stages.data.curate import SCORE, STAGE, Curate
 from togi.stages.data.curate_rows import Phase, model_of, question_of, read_verdict, rules, said
 from togi.stages.data.rows import map_shards, shard_task
 from togi.stages.endpoints import chooser, generator, scorer
@@ -184,8 +184,8 @@ class Scoring:
         return np.asarray(found, dtype=np.float64)
 
     def best(self, scores: np.ndarray, told: str) -> Iterator[Batch]:
-        """Yields the share with the highest scores, or all scores of at least the threshold; ties go to the earlier
-        draft. Drops the others, and those without a score."""
+        """Yields the share with the highest scores, or all scores of at least the threshold, each with its score; ties
+        go to the earlier draft. Drops the others, and those without a score."""
         failed = np.isnan(scores)
         self._drop(self.rows[failed], "failed")
         rows, scores = self.rows[~failed], scores[~failed]
@@ -199,9 +199,13 @@ class Scoring:
         self._drop(rows[np.sort(order[count:])], "scored_low" if self.settings.method == "reward" else "judged_low")
         least = float(scores[order[count - 1]]) if count else None
         self.context.summary[told] = {"kept_min": least, "best": float(scores.max()), "worst": float(scores.min())}
-        best, size = rows[np.sort(order[:count])].tolist(), self.settings.batch_prompts
+        best, size = np.sort(order[:count]), self.settings.batch_prompts
         for first in range(0, count, size):
-            yield [(row, self.drafts[row]) for row in best[first : first + size]]
+            yield [self._scored(int(rows[place]), float(scores[place])) for place in best[first : first + size]]
+
+    def _scored(self, row: int, score: float) -> tuple[int, Prompt]:
+        draft = self.drafts[row]
+        return row, replace(draft, extra={**draft.extra, SCORE: score})
 
     def _drop(self, rows: np.ndarray, reason: str) -> None:
         for row in rows.tolist():

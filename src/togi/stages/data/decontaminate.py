@@ -90,5 +90,6 @@ STAGE = StageType(
     reasons=REASONS,
     chooses=lambda settings: settings.input,
     conserves=True,
+    cleans=True,
     estimate=at_most_the_input,
 )

@@ -1,6 +1,7 @@
 """Shared by the methods of `synthesize`: makes candidates in units until enough are accepted, and asks the model for
 them."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -8,7 +9,7 @@ from togi.core.errors import InputError, StageError
 from togi.core.records import Document, Message, Prompt, Record
 from togi.stages.context import Context
 from togi.stages.data.rows import shard_task
-from togi.stages.data.synthesize import STAGE, Synthesize
+from togi.stages.data.synthesize import GREEDY, STAGE, Synthesize
 from togi.stages.data.synthesize_rows import (
     Ask,
     Continuing,
@@ -97,9 +98,12 @@ def _look_at_harvest(settings: Synthesize, context: Context, kept: int, read: in
     if settings.max_candidates is None and settings.way.tries == 1:
         context.log(f"{message}. To get exactly {settings.count}, set max_candidates")
         return
+    more = "Raise max_candidates, or loosen"
+    if settings.asks_once and read < (settings.max_candidates or math.inf):
+        more = f"Each source is asked about once, because {GREEDY}: raise temperature, remove count, or loosen"
     context.alarm(
         "under_count",
-        f"{message}. Raise max_candidates, or loosen the rules for candidates",
+        f"{message}. {more} the rules for candidates",
         value=kept,
         threshold=settings.count,
     )

@@ -128,7 +128,7 @@ STAGE = StageType(
     Import,
     outputs=lambda settings: {MAIN: settings.kind},
     work=WORK,
-    version=3,
+    version=4,
     reasons=(*REASONS, *LEFT_OUT),
     imports=True,
     conserves=True,

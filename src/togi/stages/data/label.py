@@ -1,16 +1,18 @@
 """`label`: a judge decides which answers are better (docs/judges.md)."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from togi.core.judging import JudgeSettings
-from togi.core.records import Record, Sample
+from togi.core.records import Prompt, Record, Sample
 from togi.core.settings import MAIN, NamedModelRef, SamplesRef
 from togi.stages.base import StageSettings, StageType
+from togi.stages.bounds import REQUEST, TURN, prompt_size, shown, text_size, whole
 from togi.stages.cost import Cost, Inputs, Known, passing_on
+from togi.stages.known_answers import Answers, AnswersOf
 
 REASONS = ("alone", "same_text", "empty_answer", "tie", "inconsistent", "unreadable", "failed")
 """Drop reasons. A comparison that yields no pair is dropped under the id of its first answer."""
@@ -72,65 +74,93 @@ def outputs(settings: Label) -> dict[str, str]:
 
 
 def estimate(settings: Label, inputs: Inputs) -> Cost:
-    """Every answer is graded, or compared with every other one. Known texts count as bytes, an upper bound of their
-    tokens."""
+    """Every answer is graded, or compared with every other one."""
     came = inputs[settings.samples]
-    answer = 1 if settings.by == "logprobs" else settings.max_tokens
+    cost = Cost() if came.records is None else _counted(settings, came, came.records)
+    cost.answer = 1 if settings.by == "logprobs" else settings.max_tokens
     if came.records is None:
-        return Cost(answer=answer, unknown=[came.why])
-    graded = settings.method == "graded"
-    cost = Cost(records=came.records if graded else None, answer=answer)
-    if len(came.samples) != came.records and came.group is not None:
-        return _grouped(settings, came, answer)
-    if len(came.samples) != came.records:
-        what = "tokens read" if graded else "comparisons"
-        cost.unknown.append(f"{what}: the number of answers per prompt is unknown until they are generated")
-        cost.calls = settings.rounds * came.records if graded else None
+        cost.unknown.append(came.why)
+    return cost
+
+
+def _counted(settings: Label, came: Known, records: int) -> Cost:
+    """The cost for a known number of answers."""
+    if settings.method == "graded":
+        cost = passing_on(came, records)
+        found = shown(came, records, lambda record: whole(record) + _reference(settings, record))
+        _ask(settings, cost, records, None if found is None else found + records * came.added)
         return cost
-    times = settings.rounds if graded else 2 if settings.orders == "both" else 1
-    asked = _by_prompt(came.samples).values()
-    sizes = [size for answers in asked for size in (answers if graded else _compared(settings, answers))]
-    cost.records, cost.calls = len(sizes), times * len(sizes)
-    cost.read = times * (sum(sizes) + settings.prompt_bytes * len(sizes))
-    cost.sampled = 0 if settings.by == "logprobs" else cost.calls * settings.max_tokens
-    if settings.by == "text" and settings.retries:
-        cost.notes.append("calls: without retries for unreadable verdicts")
+    if len(came.samples) == records and not came.beside and all(isinstance(each, Sample) for each in came.samples[:1]):
+        own = [_compared(settings, *each) for each in _by_prompt(settings, came.samples)]
+        cost = Cost(records=sum(pairs for pairs, _ in own))
+        _ask(settings, cost, cost.records or 0, sum(size for _, size in own))
+        return cost
+    if came.group is None:
+        return Cost(unknown=["comparisons: the number of answers per prompt is unknown until they are generated"])
+    return _grouped(settings, came, records // came.group, came.group)
+
+
+def _grouped(settings: Label, came: Known, prompts: int, each: int) -> Cost:
+    """The cost for `each` answers to every prompt, which do not exist yet."""
+    pairs, _ = _compared(settings, 0, [0] * each)
+    cost = passing_on(came, prompts * pairs, came.added)
+    cost.outputs[MAIN].group = None
+    found = shown(came, prompts, lambda record: whole(record) + _reference(settings, record))
+    _ask(settings, cost, prompts * pairs, None if found is None else pairs * (found + 2 * prompts * came.added))
     return cost
 
 
-def _grouped(settings: Label, came: Known, answer: int) -> Cost:
-    """Estimates the cost for answers that do not exist yet: `came.group` per prompt, each of maximum length."""
-    assert came.records is not None and came.group is not None
-    each, graded = came.group, settings.method == "graded"
-    pairs = each * (each - 1) // 2 if settings.compare == "all" else each - 1
-    records = came.records if graded else came.records // each * pairs
-    times = settings.rounds if graded else 2 if settings.orders == "both" else 1
-    cost = passing_on(came, records, 0 if graded else came.added)
-    cost.answer, cost.calls = answer, times * records
-    cost.sampled = 0 if settings.by == "logprobs" else cost.calls * settings.max_tokens
-    cost.outputs[MAIN].group = each if graded else None
-    if came.tokens is not None:
-        shown = (came.tokens + came.added) * (1 if graded else 2) + settings.prompt_bytes
-        cost.read = math.ceil(cost.calls * shown)
+def _ask(settings: Label, cost: Cost, items: int, read: int | None) -> None:
+    """Adds the requests to the judge about `items` answers or comparisons, which together show it `read` tokens."""
+    times = settings.rounds if settings.method == "graded" else 2 if settings.orders == "both" else 1
+    around = prompt_size(settings.prompt, "judge", settings.method, settings.language) + TURN + REQUEST
+    calls = times * items
+    cost.sampled = 0 if settings.by == "logprobs" else calls * settings.max_tokens
+    cost.ask(settings.judge.name, calls, None if read is None else times * (read + items * around), cost.sampled)
     if settings.by == "text" and settings.retries:
         cost.notes.append("calls: without retries for unreadable verdicts")
-    return cost
 
 
-def _by_prompt(samples: Sequence[Record]) -> dict[str, list[int]]:
-    """Sizes of the answers to each prompt in bytes, prompt included."""
-    found: dict[str, list[int]] = {}
+def _reference(settings: Label, record: Record) -> int:
+    """The bytes of the reference answer that the judge is shown."""
+    prompt = record.prompt if isinstance(record, Sample) else record
+    return text_size(prompt.answer) if settings.reference and isinstance(prompt, Prompt) else 0
+
+
+def _by_prompt(settings: Label, samples: Sequence[Record]) -> Iterable[tuple[int, list[int]]]:
+    """For each prompt its size and the sizes of its answers, in bytes."""
+    found: dict[str, tuple[int, list[int]]] = {}
     for sample in samples:
         assert isinstance(sample, Sample)
-        turns = sum(len(turn.content.encode()) for turn in sample.prompt.messages)
-        found.setdefault(sample.prompt.id, []).append(turns + len(sample.text.encode()))
-    return found
+        prompt = whole(sample.prompt) + _reference(settings, sample)
+        found.setdefault(sample.prompt.id, (prompt, []))[1].append(text_size(sample.text))
+    return found.values()
 
 
-def _compared(settings: Label, sizes: Sequence[int]) -> list[int]:
-    """Sizes in bytes of all comparisons of the answers to one prompt; the prompt is counted twice."""
-    firsts = sizes if settings.compare == "all" else sizes[:1]
-    return [one + other for place, one in enumerate(firsts) for other in sizes[place + 1 :]]
+def _compared(settings: Label, prompt: int, answers: Sequence[int]) -> tuple[int, int]:
+    """The number of comparisons of the answers to one prompt, and the bytes that they show, from those of each."""
+    others = len(answers) - 1
+    if settings.compare == "first":
+        return others, others * (prompt + answers[0]) + sum(answers[1:])
+    return len(answers) * others // 2, len(answers) * others // 2 * prompt + others * sum(answers)
+
+
+def answers(settings: Label, of: AnswersOf) -> Answers:
+    """With grades: the input samples with one more score."""
+    came = of(settings.samples)
+    if settings.method == "pairwise" or came.scores is None:
+        return Answers()
+    return replace(came, scores=(*came.scores, "judge"))
+
+
+def empties(settings: Label, of: AnswersOf) -> str:
+    """Why there is nothing to compare; empty if there may be."""
+    if settings.method == "pairwise" and of(settings.samples).group == 1:
+        return (
+            f"{settings.samples} has one answer to each prompt, so there is nothing to compare; let more models "
+            "answer, raise `samples` of the stage that answers, or set method: graded"
+        )
+    return ""
 
 
 STAGE = StageType(
@@ -142,4 +172,6 @@ STAGE = StageType(
     reasons=REASONS,
     model_rows="togi.stages.data.label_rows",
     estimate=estimate,
+    answers=answers,
+    empties=empties,
 )

@@ -1,6 +1,7 @@
 """What `label` reports about its judge: how many verdicts were readable, how often it prefers the first answer, and
 whether it judged its own answers."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from togi.judge.contests import Contest
 from togi.stages.context import Context
 from togi.stages.data.label import Label
 from togi.stages.data.shown import PROMPTS
+from togi.stages.kinship import Kin, relation, same_model
 
 LEANING = 0.15  # alarm if the share of verdicts for the first answer deviates more than this from one half
 ENOUGH = 50  # decided verdicts needed before that share is meaningful
@@ -62,18 +64,32 @@ class Tally:
             self.both += 1
             self.agree += winners[0] == winners[1]
 
-    def note_own(self, samples: Sequence[Sample], names: Sequence[str]) -> None:
-        """Raises an alarm if the judge wrote some of the answers itself."""
-        own = sum(_wrote(sample, names) for sample in samples)
-        if own:
-            self.context.summary["answers_of_the_judge"] = own
-            self.context.alarm(
-                "judges_itself",
-                f"{self.settings.judge} wrote {own} of {len(samples)} answers that it judges, and judges favour their "
-                "own answers. Use `calibrate` to measure this bias, or another model as judge to avoid it",
-                value=own / len(samples),
-                threshold=0.0,
-            )
+    def note_own(self, samples: Sequence[Sample], names: Sequence[str], judge: Kin, writers: Mapping[str, Kin]) -> None:
+        """Raises an alarm if the judge, which has `names`, or a relative of it wrote some of the answers. `writers` are
+        the known models that wrote them."""
+        own = [*names, *(name for name, writer in writers.items() if same_model(writer, judge))]
+        near = {name: said for name, writer in writers.items() if (said := relation(name, writer, judge))}
+        wrote = Counter("" if _wrote(sample, own) else sample.model for sample in samples)
+        family = {name: count for name, count in wrote.items() if name in near and count}
+        self._alarm_own("judges_itself", "answers_of_the_judge", wrote[""], len(samples))
+        told = "; ".join(near[name] for name in family if name)
+        self._alarm_own("judges_its_family", "answers_of_its_family", sum(family.values()), len(samples), told)
+
+    def _alarm_own(self, alarm: str, key: str, count: int, total: int, told: str = "") -> None:
+        """Raises an alarm about `count` answers of the judge or, as `told`, of its family."""
+        if not count:
+            return
+        judge, whose = self.settings.judge, "their family's answers" if told else "their own answers"
+        what = f"{count} of {total} answers that {judge} judges are of its family ({told})"
+        what = what if told else f"{judge} wrote {count} of {total} answers that it judges"
+        self.context.summary[key] = count
+        self.context.alarm(
+            alarm,
+            f"{what}, and judges favour {whose}. Use `calibrate` to measure this bias, or another model as judge to "
+            "avoid it",
+            value=count / total,
+            threshold=0.0,
+        )
 
     def refuse_unreadable(self, said: Sequence[Mapping[str, Any]]) -> None:
         """Raises StageError if none of the replies is readable: then the judge, its prompt or the endpoint is wrong."""

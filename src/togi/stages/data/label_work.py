@@ -21,6 +21,7 @@ from togi.stages.data.rows import shard_task
 from togi.stages.data.shown import Shown
 from togi.stages.endpoints import chooser
 from togi.stages.judging_work import asker, graded_case, judge_prompt, judges_own, questioned
+from togi.stages.kinship import kin, writers
 from togi.stages.model_shards import asked_elsewhere, is_spread, with_model
 from togi.stages.rehearsal_work import Rehearsed, prompt_rows, weightless
 from togi.text.compare import same
@@ -38,7 +39,8 @@ def run(settings: Label, context: Context) -> None:
     """Raises StageError if no reply of the judge can be read."""
     samples: Sequence[Sample] = context.aside(settings.samples)
     tally = Tally(settings, context)
-    tally.note_own(samples, judges_own(context, settings))
+    judge = kin(context, settings.judge)
+    tally.note_own(samples, judges_own(context, settings), judge, writers(context, settings.samples))
     prompt = judge_prompt(settings, settings.method)
     if settings.method == "pairwise":
         _pairwise(settings, context, samples, prompt, tally)
@@ -54,7 +56,8 @@ def rehearse(settings: Label, context: Context) -> Iterator[Rehearsed]:
         contests = _contests(settings, context.seed, samples, context.drop)
         shown = [_question(settings, prompt, contest, False) for contest in contests]
     else:
-        shown = [_graded_question(settings, prompt, sample) for sample in samples]
+        shown = [_graded_question(settings, prompt, sample) for sample in samples if sample.text.strip()]
+    context.counts["comparisons" if settings.method == "pairwise" else "answers to grade"] = len(shown)
     source = context.model(settings.judge)
     if source.kind != "endpoint" or source.tokenizer:
         model = weightless(context, settings.judge)

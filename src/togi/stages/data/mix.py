@@ -1,4 +1,4 @@
-"""`mix`: combines several data sets, each with its share of the tokens or rows (docs/methods.md)."""
+"""`mix`: combines data sets, each with its share of the tokens or rows (docs/methods.md)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,16 +27,16 @@ class MixedInput(Settings):
 
 
 class Mix(PassingSettings):
-    """Combines several data sets of one kind, each with its share of the tokens or rows.
+    """Combines data sets of one kind, each with its share of the tokens or rows; or repeats a single set.
 
     The next record comes from the set that is furthest behind its share, as in `train.pretrain`; the records of a set
     keep their order. If a set is larger than its share, a random part of it is used. With `epochs` above 1 a small set
-    is repeated, and its copies get new ids. An amount of rows is exact; tokens come as near as whole records allow. The
-    summary reports the exact shares.
+    is repeated, and so is a single set; copies get new ids. An amount of rows is exact; tokens come as near as whole
+    records allow. The summary reports the exact shares.
     """
 
     type: Literal["mix"] = "mix"
-    inputs: tuple[MixedInput, ...] = Field(min_length=2)
+    inputs: tuple[MixedInput, ...] = Field(min_length=1)
     by: Literal["tokens", "rows"] = Field(default="tokens", description="unit of the shares and of amount")
     model: ModelRef | None = Field(default=None, description="by tokens: the model whose tokenizer counts the tokens")
     preset: Literal["ipt-3.1", "ipt-llmjp4"] | None = Field(
@@ -102,10 +102,13 @@ def estimate(settings: Mix, inputs: Inputs) -> Cost:
 
 
 def _mixed(settings: Mix, known: Sequence[Known]) -> Known:
-    """Token counts of the mixed records. If the lengths of one set are unknown, the result is that of the first set."""
+    """Token counts of the mixed records. If the lengths of one set are unknown, the result is that of the first set,
+    with the records of the others beside it."""
     told = [each.tokens + each.added for each in known if each.tokens is not None and not each.samples]
     if len(told) < len(known):
-        return known[0]
+        first, *others = known
+        beside = tuple((each.samples, max(0, each.added - first.added)) for each in others)
+        return replace(first, group=None, beside=beside if all(each.samples for each in known) else None)
     longest = [None if each.longest is None else each.longest + each.added for each in known]
     sizes = [size for size in longest if size is not None]
     rows = settings.shares

@@ -1,5 +1,6 @@
 """`pairs`: preference pairs from scored answers (rejection sampling), and the best answers as chats."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, Self
 
@@ -8,6 +9,7 @@ from pydantic import Field, model_validator
 from togi.core.settings import SamplesRef, VerdictsRef
 from togi.stages.base import StageSettings, StageType, gives
 from togi.stages.cost import Cost, Inputs, part_of, passing_on
+from togi.stages.known_answers import AnswersOf
 
 REASONS = (
     *("no_score", "too_few", "no_reference"),
@@ -69,6 +71,37 @@ def estimate(settings: Pairs, inputs: Inputs) -> Cost:
     return cost
 
 
+def wrong_score(settings: Pairs, names: Sequence[str]) -> str:
+    """Why it is unclear which of the samples' scores answers are ranked by; empty if it is not."""
+    there = f"{settings.samples} has {'the scores ' + ', '.join(names) if names else 'no scores'}"
+    if not names:
+        return f"{there}; score the answers first (type: score or label), or set `verdicts`"
+    if settings.by is not None:
+        return "" if settings.by in names else f"{there}, and none is called {settings.by!r}; change `by`"
+    return f"{there}; choose one with `by`" if len(names) > 1 else ""
+
+
+def refuses(settings: Pairs, of: AnswersOf) -> str:
+    """Why it is unclear what answers are ranked by, as far as is known."""
+    scores = of(settings.samples).scores
+    return "" if scores is None or settings.verdicts is not None else wrong_score(settings, scores)
+
+
+def empties(settings: Pairs, of: AnswersOf) -> str:
+    """Why no prompt can give a pair; empty if one may."""
+    came, own = of(settings.samples), settings.chosen == "best"
+    if not own and came.references is False:
+        return f"chosen: reference needs prompts with a reference answer, and no prompt of {settings.samples} has one"
+    needed = settings.worst + (settings.best if own else 0)
+    if came.group is None or needed <= came.group:
+        return ""
+    what = f"best {settings.best} and worst {settings.worst} need" if own else f"worst {settings.worst} needs"
+    return (
+        f"{what} {needed} answers to each prompt, and {settings.samples} has at most {came.group}; lower them, or "
+        "raise `samples` of the stage that answers"
+    )
+
+
 STAGE = StageType(
     "pairs",
     Pairs,
@@ -77,4 +110,6 @@ STAGE = StageType(
     version=3,
     reasons=REASONS,
     estimate=estimate,
+    refuses=refuses,
+    empties=empties,
 )

@@ -10,7 +10,7 @@ from togi.core.records import Drop, Pair, Sample
 from togi.data.ranking import Ranked, Rules, Wins, best_chats, pairs_of, rank
 from togi.stages.context import Context
 from togi.stages.data.answers import PlainAnswers
-from togi.stages.data.pairs import Pairs
+from togi.stages.data.pairs import Pairs, wrong_score
 
 EXAMPLES = 12
 
@@ -108,13 +108,8 @@ def _score_name(settings: Pairs, context: Context) -> str:
         names |= dict.fromkeys(name for sample in batch for name in sample.scores)
         if settings.by in names:
             return settings.by
-    there = f"stage {context.name}: {settings.samples} has {'the scores ' + ', '.join(names) if names else 'no scores'}"
-    if not names:
-        raise InputError(f"{there}; score the answers first (type: score or label), or set `verdicts`")
-    if settings.by is not None:
-        raise InputError(f"{there}, and none is called {settings.by!r}; change `by`")
-    if len(names) > 1:
-        raise InputError(f"{there}; choose one with `by`")
+    if wrong := wrong_score(settings, list(names)):
+        raise InputError(f"stage {context.name}: {wrong}")
     return next(iter(names))
 
 

@@ -4,10 +4,13 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from togi.core.records import Message
 from togi.core.sampling import Sampling
 from togi.core.settings import MAIN, NamedModelRef, PromptsRef
 from togi.stages.base import StageSettings, StageType, gives
-from togi.stages.cost import Cost, Inputs, passing_on
+from togi.stages.bounds import read, turns_size
+from togi.stages.cost import Cost, Inputs, Known, passing_on
+from togi.stages.known_answers import Answers, AnswersOf
 
 REASONS = ("too_long", "truncated", "empty_answer", "failed")
 """Drop reasons of an answer; a drop has the id of the answer's prompt."""
@@ -51,7 +54,7 @@ class Respond(StageSettings, Sampling):
 
 
 def estimate(settings: Respond, inputs: Inputs) -> Cost:
-    """Every model gives `samples` answers of maximum length to every prompt."""
+    """Every model gives `samples` answers of maximum length to every prompt, in one request."""
     came = inputs[settings.prompts]
     each = len(settings.models) * settings.samples
     cost = passing_on(came, None if came.records is None else came.records * each, added=settings.max_tokens)
@@ -59,8 +62,23 @@ def estimate(settings: Respond, inputs: Inputs) -> Cost:
     cost.answer = settings.max_tokens
     if cost.records is not None:
         cost.samples, cost.sampled = cost.records, cost.records * settings.max_tokens
-        cost.calls = (came.records or 0) * len(settings.models)
+        _ask(settings, came, came.records or 0, cost)
     return cost
+
+
+def _ask(settings: Respond, came: Known, prompts: int, cost: Cost) -> None:
+    """Adds the requests to each model: one about each prompt, with the system turn."""
+    around = 0 if settings.system is None else turns_size([Message("system", settings.system)])
+    written, choices = prompts * settings.samples * settings.max_tokens, settings.samples
+    found = read(came, prompts, around)
+    for ref in settings.models:
+        cost.ask(ref.name, prompts, found, written, choices)
+
+
+def answers(settings: Respond, of: AnswersOf) -> Answers:
+    """At most this many answers to each prompt, without scores."""
+    each = len(settings.models) * settings.samples
+    return Answers(group=each, scores=(), references=of(settings.prompts).references)
 
 
 STAGE = StageType(
@@ -71,4 +89,5 @@ STAGE = StageType(
     model_rows="togi.stages.data.respond_rows",
     reasons=REASONS,
     estimate=estimate,
+    answers=answers,
 )

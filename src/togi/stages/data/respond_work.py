@@ -13,6 +13,7 @@ from togi.stages.data.respond_rows import Answer, answers, as_asked
 from togi.stages.data.rows import shard_task
 from togi.stages.data.shown import Shown
 from togi.stages.endpoints import generator
+from togi.stages.kinship import keep_writers
 from togi.stages.model_shards import found_by, is_spread, with_model
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 from togi.stages.shards import ShardTask
@@ -26,6 +27,7 @@ def run(settings: Respond, context: Context) -> None:
     """Raises StageError if no answer is kept, and InputError for a prompt that a template rejects."""
     total = context.records_count(settings.prompts)
     context.count_in(total)
+    keep_writers(context, settings.models)
     answering = _Answering(settings, context, total)
     shown = Shown()
     with context.writer("samples") as writer:

@@ -11,14 +11,13 @@ from togi.core.records import Sample
 from togi.stages.context import Context
 from togi.stages.data.answers import PlainAnswers
 from togi.stages.data.rows import shard_task
-from togi.stages.data.score import STAGE, Score
+from togi.stages.data.score import BATCH_OF_ENDPOINT, STAGE, Score
 from togi.stages.data.score_rows import Scores, scores_of
 from togi.stages.data.shown import Shown
 from togi.stages.endpoints import scorer
 from togi.stages.model_shards import found_by, is_spread, with_model
 
 BATCH = 64
-BATCH_OF_ENDPOINT = 2048
 UNIT = "batch"
 QUANTILES = (3, 10, 25, 50, 75, 90, 97)  # per cent, as in published tables of rejection sampling
 
@@ -28,6 +27,7 @@ def run(settings: Score, context: Context) -> None:
     context.count_in(context.records_count(settings.samples))
     shown = Shown(settings.score_name)
     by_model: dict[str, array[float]] = {}
+    characters: dict[str, array[float]] = {}
     wrong = ""
     with context.writer("samples") as writer:
         for samples, scores in _scored(settings, context):
@@ -38,12 +38,14 @@ def run(settings: Score, context: Context) -> None:
                     wrong = wrong or f"sample {sample.id}: {score}"
                     continue
                 kept.append(replace(sample, scores={**sample.scores, settings.score_name: score}))
-                by_model.setdefault(sample.model or "unknown", array("d")).append(score)
+                model = sample.model or "unknown"
+                by_model.setdefault(model, array("d")).append(score)
+                characters.setdefault(model, array("d")).append(len(sample.text))
             shown.take(kept)
             writer.write(kept)
         _tell_failures(context, writer.count, wrong)
-    figures = {name: _figures(scores) for name, scores in by_model.items()}
-    context.summary |= {f"score {settings.score_name}": figures, **shown.summary()}
+    context.summary |= {f"score {settings.score_name}": _figures(by_model), "characters": _figures(characters)}
+    context.summary |= shown.summary()
 
 
 def _scored(settings: Score, context: Context) -> Iterator[tuple[list[Sample], Scores]]:
@@ -95,9 +97,13 @@ def _tell_failures(context: Context, kept: int, wrong: str) -> None:
         context.alarm("failed", f"{failed} of {failed + kept} samples could not be scored; the first: {wrong}")
 
 
-def _figures(scores: "array[float]") -> dict[str, float]:
+def _figures(by_model: "dict[str, array[float]]") -> dict[str, dict[str, float]]:
+    """The figures of each model's answers."""
+    return {name: _figures_of(np.asarray(values)) for name, values in by_model.items()}
+
+
+def _figures_of(values: np.ndarray) -> dict[str, float]:
     """Mean, standard deviation, extremes and percentiles."""
-    values = np.asarray(scores)
     found = {"mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
     found |= {f"p{q}": value for q, value in zip(QUANTILES, np.percentile(values, QUANTILES), strict=True)}
     return {name: round(float(value), 4) for name, value in found.items()}

@@ -1,16 +1,32 @@
 """`synthesize`: a model writes new records with one of seven methods. docs/synthesis.md names the source of each."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from togi.core.settings import MAIN, DocumentsRef, EmbedderRef, ModelRef, PromptsRef, RecipePath, Ref
 from togi.stages.base import StageSettings, StageType
+from togi.stages.bounds import (
+    LABEL,
+    REQUEST,
+    TURN,
+    answered,
+    beside,
+    example_of_text,
+    examples_shown,
+    largest,
+    last_turns,
+    part_sizes,
+    prompt_size,
+    question,
+    read,
+    records_of,
+    text_size,
+    whole,
+)
 from togi.stages.cost import Cost, Inputs, Known, part_of
-
-Method = Literal["few_shot", "magpie", "evolve", "rewrite", "qa", "grounded", "cot"]
+from togi.stages.data.synthesize_ways import WAYS, Method, Way
 
 REASONS = (
     *("failed", "no_end", "empty", "no_answer", "label_inside"),
@@ -28,38 +44,10 @@ REASONS = (
 )
 """Drop reasons of a candidate: unreadable answers first, then broken rules."""
 
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """A method: the settings that only some methods read, the kinds of records it can produce (the first is the
-    default), and its sampling defaults."""
-
-    reads: tuple[str, ...]
-    kinds: tuple[str, ...]
-    source: str = ""
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_tokens: int = 256
-    max_chars: int = 2000
-    tries: int = 4
-    batch: int = 64
-
-
-_FEW = ("samples_per_prompt",)
-_ASKED = ("prompt",)
-_TEXTS = (*_ASKED, "examples", "shots", "chunk_chars", "long_documents", "min_support")
-WAYS: Mapping[Method, Way] = {
-    "few_shot": Way((*_FEW, "style", "shots"), ("prompts",), "examples", 0.9, 0.95, 48, 400, 1, 8),
-    "magpie": Way(
-        (*_FEW, "system", "answer_tokens", "one_line"), ("prompts", "chats"), "", 1.0, 1.0, 128, 400, batch=8
-    ),
-    "evolve": Way(_ASKED, ("prompts",), "input"),
-    "rewrite": Way(_ASKED, ("prompts",), "input"),
-    "qa": Way((*_TEXTS, "pairs_per_text", "layout"), ("documents", "chats"), "documents"),
-    "grounded": Way((*_TEXTS, "distractors", "unanswerable", "no_answer", "embedder"), ("chats",), "documents"),
-    "cot": Way((*_ASKED, "system", "check_answer"), ("chats", "prompts"), "input", max_tokens=512),
-}
 SOURCES = ("examples", "input", "documents")
+GREEDY = "at temperature 0 the same question has the same answer"
+SAME: tuple[Method, ...] = ("rewrite", "cot", "qa", "grounded")
+"""The methods whose built-in prompts ask the same in each pass over the sources."""
 _SPECIAL = {name for way in WAYS.values() for name in way.reads} | {*SOURCES}
 
 
@@ -87,8 +75,8 @@ class Synthesize(StageSettings):
     max_candidates: int | None = Field(
         default=None,
         ge=1,
-        description="maximum number of candidates for `count` records; when absent: `count` with few_shot, else 4 "
-        "x `count`",
+        description="maximum number of candidates; when absent: `count` with few_shot, else 4 x `count`; without "
+        "`count` one for each input",
     )
     kind: Literal["prompts", "chats", "documents"] | None = Field(
         default=None,
@@ -219,11 +207,19 @@ class Synthesize(StageSettings):
         """Prompts in one unit of work."""
         return self.batch_prompts or self.way.batch
 
-    def most(self, sources: int) -> int:
-        """Returns the maximum number of candidates for `sources` source records."""
-        if self.count is None:
-            return min(self.max_candidates or sources, sources)
-        return self.max_candidates or self.way.tries * self.count
+    @property
+    def asks_once(self) -> bool:
+        """Whether a second pass over the sources would ask the same again and get the same greedy answers. Other
+        examples, other ways to evolve a question, and a prompt file that may read `number` make passes differ."""
+        return self.temperature == 0 and self.method in SAME and self.examples is None and self.prompt is None
+
+    def most(self, sources: int | None) -> int:
+        """Returns the maximum number of candidates for `sources` source records; None: as many as needed."""
+        if self.count is not None:
+            most = self.max_candidates or self.way.tries * self.count
+            return most if sources is None or not self.asks_once else min(most, sources)
+        assert sources is not None, "without count the sources decide"
+        return min(self.max_candidates or sources, sources)
 
     @model_validator(mode="after")
     def _reads_what_it_is_given(self) -> Self:
@@ -271,27 +267,35 @@ def outputs(settings: Synthesize) -> dict[str, str]:
 
 
 def estimate(settings: Synthesize, inputs: Inputs) -> Cost:
-    """At most `count` records. Without `count`, at most one per input record; for documents the number is unknown,
-    since they are first split into parts."""
+    """At most `count` records. Without `count`, at most one per candidate; for documents that are split the number of
+    candidates is unknown without `max_candidates`."""
     tokens = settings.max_tokens or settings.way.max_tokens
     cost = Cost(answer=max(tokens, settings.answer_tokens))
-    if settings.count is not None:
-        most = settings.most(0)
-        cost.records, cost.calls = settings.count, _calls(settings, most)
-        cost.sampled = most * (tokens + settings.answer_tokens)
-        cost.outputs[MAIN] = _written(settings, inputs, cost)
+    came = Known() if settings.source is None else inputs[settings.source]
+    split = isinstance(settings.source, DocumentsRef) and settings.long_documents == "split"
+    sources = None if split else came.records
+    known = settings.count is not None or sources is not None
+    most = settings.most(sources) if known else settings.max_candidates
+    if most is None:
+        cost.unknown.append("documents are split into parts when the stage starts" if split else came.why)
         return cost
-    assert settings.source is not None, "a method without a source needs count"
-    came = inputs[settings.source]
-    if isinstance(settings.source, DocumentsRef):
-        cost.unknown.append("documents are split into parts when the stage starts")
-    elif came.records is None:
-        cost.unknown.append(came.why)
-    else:
-        most = settings.most(came.records)
-        cost.records, cost.sampled, cost.calls = came.records, most * tokens, _calls(settings, most)
-        cost.outputs[MAIN] = _written(settings, inputs, cost)
+    cost.records = min(settings.count or most, most)
+    _ask(settings, inputs, most, cost)
+    cost.sampled = sum(each.written for each in cost.asked.values())
+    cost.outputs[MAIN] = _written(settings, inputs, cost)
+    if settings.asks_once and settings.count is not None and came.records is not None:
+        _tell_count(settings.count, came.records, split, cost)
     return cost
+
+
+def _tell_count(count: int, sources: int, split: bool, cost: Cost) -> None:
+    """Tells that a greedy model is asked about fewer `sources` than there shall be records."""
+    each = f"each part of the {sources:,} documents" if split else f"each of the {sources:,} records"
+    what = f"count is {count:,}, but {each} is asked about once, because {GREEDY}"
+    if count > sources and split:
+        cost.notes.append(f"{what}; the number of parts is known when the stage starts")
+    elif count > sources:
+        cost.alarms.append(f"{what}: raise temperature, or remove count")
 
 
 def _written(settings: Synthesize, inputs: Inputs, cost: Cost) -> Known:
@@ -306,11 +310,50 @@ def _written(settings: Synthesize, inputs: Inputs, cost: Cost) -> Known:
     return Known(records=cost.records, tokens=0, longest=0, added=written)
 
 
-def _calls(settings: Synthesize, candidates: int) -> int:
-    """Returns the maximum number of requests for `candidates` candidates."""
-    if "samples_per_prompt" not in settings.way.reads:
-        return candidates
-    return -(-candidates // settings.samples_per_prompt) + (candidates if settings.answer_tokens else 0)
+# --- what the requests read -------------------------------------------------------------------------------------------
+
+
+def _ask(settings: Synthesize, inputs: Inputs, candidates: int, cost: Cost) -> None:
+    """Adds the requests for at most `candidates` candidates."""
+    name, tokens = settings.model.name, settings.max_tokens or settings.way.max_tokens
+    if settings.method not in ("few_shot", "magpie"):
+        choices = settings.pairs_per_text if settings.examples is not None and settings.method == "qa" else 1
+        cost.ask(name, candidates, _read(settings, inputs, candidates), candidates * choices * tokens, choices)
+        return
+    choices = settings.samples_per_prompt
+    calls = -(-candidates // choices)
+    begun = text_size(settings.system) + 2 * TURN
+    found: int | None = begun
+    if settings.examples is not None:
+        size, labels = (question, 1) if settings.style == "question" else (last_turns, 2)
+        found = examples_shown(inputs[settings.examples], settings.shots, size, labels)
+    cost.ask(name, calls, beside(calls * (LABEL + REQUEST), found, calls), calls * choices * tokens, choices)
+    if settings.answer_tokens:
+        cost.ask(name, candidates, candidates * (begun + tokens + REQUEST), candidates * settings.answer_tokens)
+
+
+def _read(settings: Synthesize, inputs: Inputs, candidates: int) -> int | None:
+    """The most tokens of the requests about given questions or documents."""
+    if settings.documents is not None:
+        return _read_documents(settings, inputs, inputs[settings.documents], candidates)
+    assert settings.input is not None
+    prompt = prompt_size(settings.prompt, "data", settings.method, settings.language)
+    own, cot = settings.prompt is not None, settings.method == "cot"  # built-in prompts show no answer
+    size = (answered if own else whole) if cot else (last_turns if own else question)
+    return read(inputs[settings.input], candidates, prompt + text_size(settings.system) + 2 * TURN, size)
+
+
+def _read_documents(settings: Synthesize, inputs: Inputs, came: Known, candidates: int) -> int | None:
+    """The most tokens of the requests about parts of documents, each with the prompt or with examples."""
+    chars, every = settings.chunk_chars, settings.long_documents == "split"
+    sizes = [size for each, _ in records_of(came) for size in part_sizes(each, chars, every=every)]
+    found: int | None = largest(sizes, candidates) if sizes else None
+    if not sizes and came.tokens is not None:
+        found = math.ceil(candidates * min(came.tokens + came.added, chars))
+    around: int | None = prompt_size(settings.prompt, "data", "qa", settings.language) + TURN
+    if settings.examples is not None:
+        around = beside(2 * LABEL, examples_shown(inputs[settings.examples], settings.shots, example_of_text, 3), 1)
+    return beside(found, None if around is None else around + REQUEST, candidates)
 
 
 STAGE = StageType(
@@ -318,7 +361,7 @@ STAGE = StageType(
     Synthesize,
     outputs=outputs,
     work="togi.stages.data.synthesize_work",
-    version=7,
+    version=8,
     reasons=REASONS,
     model_rows="togi.stages.data.synthesize_rows",
     conserves=True,

@@ -21,7 +21,7 @@ def unusable(row: dict[str, Any]) -> str | None:
 
 class Rules:
     """The rules for a question and its answer; each gives a drop reason or None. With `distinct`, repetitions of a
-    question are dropped."""
+    question about the same text are dropped."""
 
     def __init__(self, settings: Synthesize, seeds: Sequence[Prompt] = (), *, distinct: bool = True) -> None:
         repeats = repeated_ngrams(settings.max_repeated_ngrams)
@@ -30,19 +30,21 @@ class Rules:
         self.answer: list[Filter] = [copy_of_seed([seed.answer for seed in seeds if seed.answer]), repeats]
         self.known: set[bytes] | None = set() if distinct else None  # hashes: some 100 bytes per accepted question
 
-    def failure(self, question: str, answer: str | None = None) -> str | None:
-        """Returns the first broken rule. A question that passes is remembered."""
+    def failure(self, question: str, answer: str | None = None, about: str = "") -> str | None:
+        """Returns the first broken rule. A question that passes is remembered, with the text that it is about if it may
+        be asked about another one too."""
         if not question:
             return "empty"
         if answer is not None and not answer:
             return "no_answer"
         reason = first_failure(question, self.question) or first_failure(answer or "", self.answer)
-        return reason or self._duplicate(question)
+        return reason or self._duplicate(question, about)
 
-    def _duplicate(self, question: str) -> str | None:
+    def _duplicate(self, question: str, about: str) -> str | None:
         if self.known is None:
             return None
-        key = blake2b(comparable(question).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        told = f"{comparable(question)}\0{about}"
+        key = blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if key in self.known:
             return "duplicate"
         self.known.add(key)

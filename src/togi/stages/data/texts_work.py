@@ -176,11 +176,10 @@ class Texts:
     def pairs(self, number: int, row: Row) -> list[QuestionPair] | str:
         """Returns the pairs that pass the rules, or the drop reason of the first one if none does. A pair cut off by
         the length limit is ignored."""
-        found = read_question_pairs(row["text"], self.settings.language)
-        if row["stop"] == "length":
-            found = found[:-1]
+        cut = row["stop"] == "length"
+        found = read_question_pairs(row["text"], self.settings.language, cut=cut)
         if not found:
-            return "no_end" if row["stop"] == "length" else "empty"
+            return "no_end" if cut else "empty"
         most = self.settings.pairs_per_text if self.settings.method == "qa" else 1
         reasons = [(pair, self._failure(pair, self.part(number).text)) for pair in found[:most]]
         good = [pair for pair, reason in reasons if reason is None]
@@ -191,7 +190,7 @@ class Texts:
             return "unsupported_answer"
         if says_nothing(pair):
             return "echo"
-        return self.rules.failure(pair.question, pair.answer)
+        return self.rules.failure(pair.question, pair.answer, text if self.settings.method == "qa" else "")
 
     def related(self, number: int, count: int) -> list[Part]:
         """Returns up to `count` parts of other documents, most similar first."""
