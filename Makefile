@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: quickstart quickstart-ja toys test test-ray test-slow lint bench docs site clean
+.PHONY: quickstart quickstart-ja toys upcycled test test-ray test-slow lint bench docs site clean
 
 quickstart: $(VENV)/.run $(VENV)/.smollm2
 	$(BIN)/togi run recipes/quickstart.yaml
@@ -17,8 +17,15 @@ quickstart-ja: $(VENV)/.run $(VENV)/.gemma3
 	$(BIN)/togi run recipes/quickstart-ja.yaml
 
 # The recipes of published systems at toy scale, one after the other.
-toys: $(VENV)/.run $(VENV)/.smollm2
-	set -e; for toy in arrowideative ca-reward llm-jp vikhr; do $(BIN)/togi run recipes/toy/$$toy.yaml; done
+toys: $(VENV)/.run $(VENV)/.smollm2 upcycled
+	set -e; for toy in arrowideative ca-reward llm-jp llm-jp-8x13b vikhr; do $(BIN)/togi run recipes/toy/$$toy.yaml; done
+
+# The mixture of experts that recipes/toy/llm-jp-8x13b.yaml starts from: 1.5 GB, made in a minute from SmolLM2-135M.
+UPCYCLED := runs/make-upcycled/smollm2-135m-upcycled-4-experts
+upcycled: $(UPCYCLED)/config.json
+
+$(UPCYCLED)/config.json: recipes/toy/upcycle.py | $(VENV)/.run $(VENV)/.smollm2
+	$(BIN)/python recipes/toy/upcycle.py $(@D)
 
 # Two test processes of one thread each: the tensors are small, and on a busy machine threads would wait for each other.
 test: $(VENV)/.dev $(VENV)/.smollm2

@@ -2,7 +2,8 @@
 
 Runs a real recipe with `togi plan` and `togi run`, once per training method: prompts of about 100 tokens, groups of 4
 answers of 32 tokens, a reward model of the same size with a random head. FOLDER is a model folder; the default is
-SmolLM2-135M as converted by prepare.py. Both figures are relative to the process's size before any model is loaded.
+SmolLM2-135M as converted by prepare.py. Both figures are relative to the process's size before any model is loaded; of
+two processes it is the first one.
 """
 
 import argparse
@@ -18,11 +19,14 @@ from typing import Any
 from harness import RESULTS, console, cpu_facts, prepare_model, revision, show
 
 PHASES = ("load", "sample", "score", "update", "save")
+TWO = {"processes": 2, "prompts_per_step": 4, "micro_batch_tokens": 256}  # two micro-batches for each process
 WAYS: dict[str, dict[str, Any]] = {
     "all weights": {},
     "LoRA": {"lora": {"rank": 16}},
     "LoRA, checkpointing": {"lora": {"rank": 16}, "activation_checkpointing": True},
     "LoRA on NF4": {"lora": {"rank": 16, "base": "nf4"}},
+    "all weights, two processes": TWO,
+    "LoRA, two processes": {"lora": {"rank": 16}, **TWO},
 }
 GIVING_BACK = {"MALLOC_MMAP_MAX_": "1000000", "MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000"}
 GIVING_BACK |= {"MALLOC_TOP_PAD_": "0"}

@@ -16,6 +16,10 @@ Weighs = Callable[[dict[str, Any]], dict[str, float]]
 """The log-probabilities of the likeliest first tokens of an answer, used if a request asks for them."""
 
 
+Reads = Callable[[list[dict[str, str]]], str]
+"""The text that a template makes of turns, for /tokenize; a stub without it has no such path."""
+
+
 class Stub(ThreadingHTTPServer):
     """`asked` holds the bodies of the requests that cost something, in order of arrival."""
 
@@ -27,6 +31,7 @@ class Stub(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.failing = ""  # conversations that contain this text fail
         self.says: Says = _words
+        self.reads: Reads | None = None
         self.weighs: Weighs = lambda body: {"yes": -0.5, " no": -1.5}
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -55,10 +60,19 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.failing and self.server.failing in json.dumps(body):
             self._send(400, {"error": {"message": "this prompt is refused"}})
             return
+        if self.path == "/tokenize":
+            self._tokenize(body)
+            return
         self.server.asked.append(body)
         answer = {"/v1/chat/completions": _chat, "/v1/completions": _completion, "/v1/embeddings": _embed}[self.path]
         found = _first_token(body, self.server.weighs) if body.get("logprobs") else answer(body, self.server.says)
         self._send(200, {**found, "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}})
+
+    def _tokenize(self, body: dict[str, Any]) -> None:
+        if self.server.reads is None:
+            self._send(404, {"detail": "Not Found"})
+        else:
+            self._send(200, {"tokens": list(self.server.reads(body["messages"]).encode())})
 
     def _welcome(self) -> bool:
         welcome = self.headers.get("authorization") == f"Bearer {KEY}"

@@ -4,30 +4,34 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from grpo_runs import Bench
+from tiny_models import at
 from tiny_pairs import rows
 from tiny_texts import bare_context
 
-from togi.commands.chat import chat
+from togi.commands.chat import Wanted, chat
 from togi.core.codec import write_records
 from togi.core.errors import InputError
 from togi.core.files import read_json, write_json
 from togi.core.records import Chat, Message, Pair, Prompt, SamplingParams
-from togi.core.sources import ModelSource
+from togi.core.sampling import PRESETS, Recommended
 from togi.model.card import About
 from togi.model.load import CARD, load
-from togi.model.save import save_model
+from togi.model.save import recommend, save_model
 from togi.stages.base import MODEL_FOLDER, RECORDS_FILE
 from togi.stages.spoken import common_system
 from togi.stages.training import dpo_work, sft_work
 from togi.stages.training.dpo import TrainDpo
 from togi.stages.training.sft import TrainSft
+from togi.text.safety import SAFETY
 
 SYSTEM = "Answer like a pirate."
+SHORT = {"max_tokens": 4}
 
 
 def turns(system: str | None = SYSTEM, text: str = "Hi") -> tuple[Message, ...]:
@@ -107,8 +111,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def said(folder: Path, capsys: pytest.CaptureFixture[str], system: str | None = None, **given: Any) -> Any:
     """The output of chat: the answer, and its settings."""
-    source = ModelSource(kind="path", name=str(folder))
-    chat(source, folder, system, "Why is the sky blue?", {"max_tokens": 8, **given}, as_json=True)
+    asked = Wanted(system=system, message="Why is the sky blue?", given={"max_tokens": 8, **given}, as_json=True)
+    chat(at(folder), folder, asked)
     return json.loads(capsys.readouterr().out)
 
 
@@ -147,20 +151,99 @@ def test_sampling_is_that_of_training_unless_it_is_given(folder, capsys):
 
 
 def test_what_is_used_of_the_training_is_told(folder, capsys):
-    chat(ModelSource(kind="path", name=str(folder)), folder, None, "Hi", {"max_tokens": 4}, as_json=False)
+    chat(at(folder), folder, Wanted(message="Hi", given=SHORT))
     told = capsys.readouterr().err
     assert f"system prompt of training: {SYSTEM}\n" in told
     assert "sampling of training: temperature 0.25, top_p 0.95, top_k 7\n" in told
-    chat(ModelSource(kind="path", name=str(folder)), folder, "", "Hi", {"max_tokens": 4}, as_json=False)
+    chat(at(folder), folder, Wanted(system="", message="Hi", given=SHORT))
     assert "system prompt" not in capsys.readouterr().err
 
 
 def test_a_model_without_a_card_is_spoken_to_by_default(tmp_path, capsys):
     source = Bench(tmp_path).source()
-    chat(source, tmp_path, None, "Hi", {"max_tokens": 4}, as_json=True)
+    chat(source, tmp_path, Wanted(message="Hi", given=SHORT, as_json=True))
     found = json.loads(capsys.readouterr().out)
     assert found["system"] is None
     assert (found["sampling"]["temperature"], found["sampling"]["top_p"]) == (0.7, 0.95)
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with recommended sampling, as an export stores it."""
+    made = tmp_path_factory.mktemp("exported") / "model"
+    shutil.copytree(folder, made)
+    recommend(made, Recommended.of("vikhr-nemo"))
+    return made
+
+
+def test_recommended_sampling_goes_before_that_of_training_and_after_what_is_given(exported, capsys):
+    chat(at(exported), exported, Wanted(message="Hi", given=SHORT))
+    told = capsys.readouterr().err
+    assert (
+        "recommended sampling (vikhr-nemo): temperature 0.3, top_p 1, top_k 40\n" in told
+        and "of training: temp" not in told
+    )
+    chat(at(exported), exported, Wanted(message="Hi", given={**SHORT, "temperature": 0.4}))
+    told = capsys.readouterr().err
+    assert "recommended sampling (vikhr-nemo): top_p 1, top_k 40\n" in told and "warning" not in told
+    chat(at(exported), exported, Wanted(message="Hi", given=SHORT, preset="none", as_json=True))
+    plain = json.loads(capsys.readouterr().out)["sampling"]
+    assert (plain["temperature"], plain["top_p"], plain["top_k"]) == (0.7, 0.95, 0)
+
+
+def test_what_a_recipe_recommends_is_used_unless_the_folder_or_the_user_says_otherwise(folder, exported, capsys):
+    wanted = Wanted(message="Hi", given=SHORT, recommended=Recommended.of("arrowideative"))
+    chat(at(folder), folder, wanted)
+    assert "recommended sampling (arrowideative): temperature 0.5, top_p 0.95" in capsys.readouterr().err
+    chat(at(exported), folder, wanted)
+    assert "recommended sampling (vikhr-nemo): temperature 0.3" in capsys.readouterr().err
+    chat(at(folder), folder, replace(wanted, preset="none"))
+    assert "recommended" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("preset", "longest"), [("arrowideative", 500), ("llm-jp-3.1", 256), ("vikhr-nemo", 500)])
+def test_a_preset_can_be_used_with_any_model(folder, tmp_path, capsys, monkeypatch, preset, longest):
+    """Its length shortens no answer, and leaves half of the context."""
+    shutil.copytree(folder, tmp_path / "m")
+    config = read_json(folder / "config.json")
+    write_json(tmp_path / "m" / "config.json", config | {"max_position_embeddings": 1000})
+    monkeypatch.setattr("togi.commands.chat.ModelGenerator", type("Here", (Recorder,), {"heard": []}))
+    chat(at(tmp_path / "m"), folder, Wanted(message="Hi", preset=preset, as_json=True))
+    expected = PRESETS[preset].drawing.model_dump() | {"max_tokens": longest}
+    assert json.loads(capsys.readouterr().out)["sampling"] == expected
+
+
+def test_a_cards_warning_about_hot_sampling_is_told_once(folder, exported, capsys):
+    hot = {**SHORT, "temperature": 1.0}
+    asked = Wanted(message="Hi", given=hot, as_json=True)
+    for model, wanted in ((exported, asked), (folder, replace(asked, preset="vikhr-nemo"))):
+        chat(at(model), folder, wanted)
+        told = capsys.readouterr().err
+        assert told == (
+            "warning: temperature 1: the card of vikhr-nemo warns of random defects in answers at 1, and recommends "
+            "0.1 to 0.5\n"
+        )
+    for preset in ("none", "arrowideative"):
+        chat(at(exported), folder, Wanted(message="Hi", given=hot, preset=preset, as_json=True))
+        assert capsys.readouterr().err == ""
+
+
+def test_the_safety_prompt_follows_that_of_training_or_stands_alone(folder, capsys, monkeypatch):
+    heard: list[tuple[Message, ...]] = []
+    monkeypatch.setattr("togi.commands.chat.ModelGenerator", type("Here", (Recorder,), {"heard": heard}))
+    for system in (None, ""):
+        chat(at(folder), folder, Wanted(system=system, message="Hi", safety=SAFETY["ja"]))
+    assert heard == [turns(f"{SYSTEM}\n\n{SAFETY['ja']}"), turns(SAFETY["ja"])]
+    told = capsys.readouterr().err
+    assert told.count(f"system prompt of training: {SYSTEM}\n") == 1
+    assert told.count(f"safety prompt: {SAFETY['ja']}\n") == 2
+
+
+def test_options_of_speaking_that_do_not_fit(shell):
+    ended = shell("chat", "tiny.yaml", "policy", "--safety-prompt", "en", "--system", "Be kind.", "-m", "Hi")
+    assert ended.exit_code == 2 and "--safety-prompt: --system is given" in ended.output
+    ended = shell("chat", "tiny.yaml", "policy", "--sampling", "vikhr", "-m", "Hi")
+    assert ended.exit_code == 2 and all(name in ended.output for name in (*PRESETS, "none"))
 
 
 def test_a_damaged_card_says_which_key(folder, tmp_path, capsys):
@@ -173,17 +256,17 @@ def test_a_damaged_card_says_which_key(folder, tmp_path, capsys):
 def test_an_error_of_a_later_turn_is_the_real_one_and_the_conversation_goes_on(folder, capsys, monkeypatch):
     spoken = iter(["Hi", "word " * 400, "Still there?", ""])
     monkeypatch.setattr("builtins.input", lambda _: next(spoken))
-    chat(ModelSource(kind="path", name=str(folder)), folder, None, None, {"max_tokens": 4}, as_json=False)
+    chat(at(folder), folder, Wanted(given=SHORT))
     told = capsys.readouterr().err
     assert "tokens" in told and "/reset begins a new conversation" in told and next(spoken, None) is None
-    assert load(ModelSource(kind="path", name=str(folder)), folder).name in told
+    assert load(at(folder), folder).name in told
 
 
 @pytest.mark.parametrize("word", ["", "/quit", "/exit"])
 def test_a_conversation_can_be_left(folder, capsys, monkeypatch, word):
     spoken = iter([word, "Still there?"])
     monkeypatch.setattr("builtins.input", lambda _: next(spoken))
-    chat(ModelSource(kind="path", name=str(folder)), folder, None, None, {"max_tokens": 4}, as_json=False)
+    chat(at(folder), folder, Wanted(given=SHORT))
     assert "there is no command" not in capsys.readouterr().err and next(spoken) == "Still there?"
 
 

@@ -123,6 +123,15 @@ def test_what_no_stage_uses_is_noted(recipe):
     assert unused == ["models.other", "data.spare"]
 
 
+def test_what_the_settings_ask_for_and_cannot_have_is_noted(recipe):
+    late = ("stages.dpo.steps=9", "stages.dpo.warmup_steps=2", "stages.dpo.final_rate=0.1")
+    (note,) = [each for each in found(recipe, *late, "stages.dpo.final_steps=7")["notes"] if each.startswith("dpo: ")]
+    assert "at most 9 steps; warmup_steps 2 and final_steps 7 leave none for the cosine decay" in note
+    assert [
+        each for each in found(recipe, *late, "stages.dpo.final_steps=5")["notes"] if each.startswith("dpo: ")
+    ] == []
+
+
 def test_a_limit_that_drops_every_row_is_an_error(recipe):
     ended = check(recipe, "stages.sft.max_length=20")
     assert ended.exit_code == 3

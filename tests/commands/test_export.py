@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +14,12 @@ from tiny import tiny_model as tiny_network
 from tiny_models import at, logits, shaken
 from tiny_run import tiny_model, togi
 from tokenizers_made import unigram
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
 
 from togi.cli import main
 from togi.core.errors import InputError
+from togi.core.files import read_json, write_json
+from togi.core.sampling import PRESETS
 from togi.model.adapter import LoraSettings
 from togi.model.card import About, origin_of
 from togi.model.likeness import score_likeness
@@ -68,6 +72,21 @@ def test_a_merged_model_is_the_librarys_and_keeps_its_card(run, folder, tmp_path
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_an_export_takes_along_what_evaluations_know_of_its_training(run, folder, tmp_path):
+    stage = tmp_path / "store" / "train.sft-1"
+    shutil.copytree(folder / "trained", stage / "output" / "model")
+    write_json(stage / "made_from.json", {"made_from": {}})
+    write_json(stage / "learnt.json", ["00" * 8])
+    code, out, _ = run(stage / "output" / "model", tmp_path / "out")
+    assert code == 0 and "learnt.json has hashes of the prompts of its training" in " ".join(out.split())
+    code, out, _ = run(tmp_path / "out", tmp_path / "again", "--json")
+    assert code == 0 and "learnt.json" in json.loads(out)["files"]
+    assert read_json(tmp_path / "again" / "learnt.json") == ["00" * 8]
+    write_json(stage / "learnt.json", ["00" * 8] * 50_000)
+    code, out, _ = run(stage / "output" / "model", tmp_path / "large", "--json")
+    assert code == 0 and "learnt.json" not in json.loads(out)["files"], "it is not small"
+
+
 def test_an_adapter_merged_and_alone(run, folder, tmp_path):
     code, out, _ = run(folder / "adapter", tmp_path / "merged", "--json")
     told = json.loads(out)
@@ -98,8 +117,52 @@ def test_a_gguf_alone_is_left_and_every_form_has_answered(run, folder, tmp_path)
 
 
 def test_a_terminator_of_several_tokens_is_told_as_a_stop_string(run, folder, tmp_path):
-    code, out, _ = run(folder / "base", tmp_path / "out", "--template", "chatml", "--format", "gguf")
+    more = ("--template", "chatml", "--format", "gguf", "--sampling", "arrowideative")
+    code, out, _ = run(folder / "base", tmp_path / "out", *more)
     assert code == 0 and "llama-cli: --reverse-prompt" in out and "out-f32.gguf" in out
+    said = " ".join(out.split())
+    assert "llama-cli: --temp 0.5 --top-p 0.95 --top-k 0 --min-p 0 --repeat-penalty 1.05" in said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["out-f32.gguf"]
+
+
+def test_recommended_sampling_is_what_the_library_reads_back_and_uses(run, folder, tmp_path):
+    shutil.copytree(folder / "trained", tmp_path / "m")
+    path = tmp_path / "m" / "generation_config.json"
+    other = {"do_sample": True, "temperature": 0.9, "top_k": 5, "typical_p": 0.5, "repetition_penalty": 1.3}
+    before = read_json(path)
+    write_json(path, before | other)
+    code, out, _ = run(tmp_path / "m", tmp_path / "out", "--sampling", "vikhr-nemo", "--json")
+    said = "recommended sampling (vikhr-nemo): temperature 0.3, top_k 40; in generation_config.json and togi.json"
+    assert code == 0 and said in json.loads(out)["notes"]
+    found = GenerationConfig.from_pretrained(tmp_path / "out")
+    values = PRESETS["vikhr-nemo"].drawing.model_dump(exclude={"max_tokens"})
+    assert {name: getattr(found, name) for name in values} == values
+    assert found.do_sample and found.typical_p is None and found.max_new_tokens is None
+    assert found.stop_strings == before["stop_strings"]
+    found.save_pretrained(tmp_path / "again")  # the library refuses settings that contradict each other
+    net: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert net.generation_config.to_diff_dict() == found.to_diff_dict()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = net.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2, tokenizer=tokenizer)
+    assert ids.shape == (1, 5)
+    card = read_json(tmp_path / "out" / "togi.json")
+    assert card == read_json(folder / "trained" / "togi.json") | {
+        "recommended": {**values, "max_tokens": 2048, "preset": "vikhr-nemo"}
+    }
+    assert run(tmp_path / "out", tmp_path / "twice")[0] == 0  # an export can be exported again, with all of it
+    for name in ("togi.json", "generation_config.json"):
+        assert read_json(tmp_path / "twice" / name) == read_json(tmp_path / "out" / name)
+
+
+def test_an_adapter_keeps_recommended_sampling_for_togi(run, folder, tmp_path):
+    more = ("--format", "adapter", "--sampling", "llm-jp-3.1", "--json", "--question", "")
+    code, out, _ = run(folder / "adapter", tmp_path / "out", *more)
+    told = json.loads(out)
+    assert code == 0 and "generation_config.json" not in told["files"]
+    assert told["notes"][-1] == (
+        "recommended sampling (llm-jp-3.1): temperature 0.7, top_p 0.95, repetition_penalty 1.05; in togi.json"
+    )
+    assert read_json(tmp_path / "out" / "togi.json")["recommended"]["preset"] == "llm-jp-3.1"
 
 
 def test_people_read_a_table_of_answers(run, folder, tmp_path):
@@ -183,6 +246,7 @@ def test_scores_that_differ_are_told(folder):
 
 MISTAKES = [
     (("trained", "--type", "f16"), "--type goes with --format gguf"),
+    (("rm", "--sampling", "vikhr-nemo"), "--sampling: a reward model writes no answers; leave it out"),
     (("rm", "--reward", "--format", "gguf"), "a reward model cannot be written as GGUF; use --format merged"),
     (("rm", "--format", "gguf"), "a reward model cannot be written as GGUF"),
     (("base", "--format", "adapter"), "has no adapter: the adapter is next to it, in "),

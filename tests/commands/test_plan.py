@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from large_shapes import THIRTEEN
@@ -85,6 +86,24 @@ def test_what_cannot_be_bounded_is_said_to_be_unknown(planned, tmp_path):
     assert found["preferred"]["tokens"] == 12 * 160 * 2  # bounded by max_length
 
 
+def test_no_number_is_given_for_what_servers_read_if_a_part_of_it_is_unknown(planned, tmp_path):
+    def told(*words: str) -> dict[str, Any]:
+        server = 'url: "http://127.0.0.1:9/v1", model: m, price: {input: 1, output: 2}'
+        words = (f"models.writer={{{server}}}", "data.texts={hub: some/texts}", *words)
+        ended = togi(tmp_path / "home", "plan", str(planned), *words, "--json")
+        assert ended.returncode == 0, ended.stderr
+        return next(row["estimate"] for row in json.loads(ended.stdout) if row["stage"] == "made")
+
+    made = "{type: synthesize, documents: $texts, model: $writer, max_candidates: 5, METHOD}"
+    found = told(f"stages.made={made.replace('METHOD', 'method: qa')}")
+    assert (found["calls"], found["read"], found["money"]) == (5, None, None)
+    assert "tokens read and money: how long the texts are that writer reads" in found["unknown"]
+    embedder = "models.near={url: 'http://127.0.0.1:9/v1', model: e, kind: embedder, price: {input: 1}}"
+    found = told(f"stages.made={made.replace('METHOD', 'method: grounded, embedder: $near')}", embedder)
+    assert (found["calls"], found["read"], found["money"]) == (None, None, None)
+    assert "calls: how often near is asked" in found["unknown"]
+
+
 def test_questions_that_a_model_will_write_are_as_long_as_they_may_be(planned, tmp_path):
     drafts = "stages.some={type: synthesize, model: $base, examples: $questions, count: 6, max_tokens: 30}"
     ended = togi(tmp_path / "home", "plan", str(planned), drafts, "--json")
@@ -134,6 +153,48 @@ def test_a_plan_of_what_is_elsewhere_follows_from_what_the_recipe_expects(elsewh
     assert found["pairs"]["records"] == 30 * 2
     policy = found["policy"]
     assert policy["samples"] == 60 and policy["tokens"] == 60 * (20 + 2 * 100)
+
+
+def test_a_schedule_that_does_not_fit_the_steps_is_told_before_anything_runs(elsewhere, tmp_path):
+    def told(stage: str, *settings: str) -> tuple[int, list[str]]:
+        ended = togi(tmp_path / "home", "plan", str(elsewhere), "--json", *(f"stages.{stage}.{s}" for s in settings))
+        (found,) = [row["estimate"] for row in json.loads(ended.stdout) if row["stage"] == stage]
+        return found["steps"], found["alarms"]
+
+    slow = ("batch_size=8", "final_rate=0.1", "warmup_steps=2", "final_steps=5")
+    steps, (alarm,) = told("policy", *slow)
+    assert steps == 8 and alarm.startswith(
+        "training takes at most 8 steps; warmup_steps 2 and final_steps 5 leave none"
+    )
+    assert told("policy", *slow, "epochs=2") == (15, []) and told("policy", "batch_size=8")[1] == []
+    assert "reaches 1e-06 only at step 5" in told("policy", "batch_size=8", "warmup_steps=5")[1][0]
+    assert told("tuned", "batch_size=64", *slow[1:]) == (32, [])
+    packed = ("batch_size=64", "packing=blocks", *slow[1:])  # 180,000 tokens are 351 blocks of 513: 6 steps
+    steps, (alarm,) = told("tuned", *packed)
+    assert steps == 6 and "leave none for the cosine decay" in alarm
+    ended = togi(tmp_path / "home", "plan", str(elsewhere), *(f"stages.policy.{each}" for each in slow))
+    assert "ALARM: policy: training takes at most 8 steps" in ended.stdout and ended.returncode == 0
+
+
+def test_a_policys_schedule_is_told_too(planned, tmp_path):
+    slow = ("schedule=cosine", "warmup_steps=2", "final_rate=0.1", "final_steps=3")
+    overrides = [f"stages.policy.{each}" for each in slow]
+    rows = json.loads(togi(tmp_path / "home", "plan", str(planned), *overrides, "--json").stdout)
+    ((stage, alarms),) = [(r["stage"], r["estimate"]["alarms"]) for r in rows if r["estimate"]["alarms"]]
+    assert stage == "policy" and [each.partition(";")[0] for each in alarms] == ["training takes at most 6 steps"]
+
+
+def test_a_source_that_is_smaller_than_its_share_is_told_with_its_epochs(elsewhere, tmp_path):
+    more = [
+        "data.texts={hub: some/texts, expect: {rows: 100, tokens: 50, longest: 90}}",
+        "data.pages={hub: some/pages, expect: {rows: 1000, tokens: 50, longest: 90}}",
+        "stages.before={type: train.pretrain, init: $base, tokens: 40000, batch_tokens: 1000, max_length: 500, "
+        "sources: [{documents: $texts, share: 1}, {documents: $pages, share: 1}]}",
+    ]
+    rows = json.loads(togi(tmp_path / "home", "plan", str(elsewhere), *more, "--json").stdout)
+    (before,) = [row["estimate"] for row in rows if row["stage"] == "before"]
+    assert "sources smaller than their share are read again: $texts about 4 times" in before["notes"]
+    assert before["steps"] == 40
 
 
 def test_memory_follows_the_rows_of_a_checkpoint_and_counts_follow_those_of_its_tokenizer(elsewhere, tmp_path):

@@ -9,10 +9,12 @@ from tiny_run import togi, write_recipe
 
 from togi.cli.planned import costs
 from togi.core.errors import RecipeError
-from togi.model.sizes import Job, Shape, key_bytes, predict
+from togi.model.sizes import NF4, Job, Shape, adapter_size, key_bytes, predict
 from togi.recipe.graph import build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
+from togi.stages.training.job import grader_bytes
+from togi.stages.training.phases import Rollouts, drawing, forward_bytes, key_cache, one_group
 
 RECIPE = """\
 name: cards
@@ -106,9 +108,12 @@ def test_a_reward_model_counts_on_its_own_card(recipe):
     beside = planned(recipe, policy, "models.rm.device=cuda:0", stage="policy")
     size = apart.memory["cuda:1"]
     shape = Shape.of({**THIRTEEN, "num_hidden_layers": 16, "tie_word_embeddings": True})
-    assert size == 2 * shape.parameters
+    weights = 2 * shape.parameters
+    assert size == weights + forward_bytes(shape, 8 * (64 + 64), 2)  # it scores a group at once
+    longer = planned(recipe, policy, "stages.policy.sampling.max_tokens=2048", stage="policy").memory["cuda:1"]
+    assert longer == weights + forward_bytes(shape, 8192, 2)  # of which it computes at most 8,192 tokens
     assert beside.memory.keys() == {"cuda:0"}
-    assert beside.phases["update"] - apart.phases["update"] == pytest.approx(size)
+    assert beside.phases["update"] - apart.phases["update"] == pytest.approx(weights)
     assert not apart.problems
     lost = planned(recipe, policy, "models.rm.device=cuda:2", stage="policy").problems[0]
     assert "a reward model is on cuda:2, which hardware does not name" in lost
@@ -136,6 +141,60 @@ def test_ranks_share_what_they_train_and_need_a_card_each(recipe):
     assert (
         "processes is 9, but hardware names 8 cards" in planned(recipe, *many, "stages.tuned.processes=9").problems[0]
     )
+
+
+def test_a_policy_on_several_cards_has_the_phases_of_one_of_them(recipe):
+    path = recipe.parent / "policy.yaml"
+    path.write_text(POLICY)
+    cards = "hardware=[" + ", ".join(["{name: a, memory: 180}"] * 8) + "]"
+    many = (cards, "stages.policy.lora=null", "stages.policy.key_cache=null", "stages.policy.prompts_per_step=16")
+    found = planned(path, *many, "stages.policy.processes=8", stage="policy")
+    shape = Shape.of(THIRTEEN)
+    whole, moments, copy = 4 * shape.parameters, 8 * shape.parameters, 2 * shape.parameters
+    between = (whole + moments) / 8 + copy
+    keys = 2 * 9 * 1024 * key_bytes(shape, 2)  # each samples 2 of the 16 prompts, 8 answers to each
+    assert found.phases["load"] == whole * (1 + 1 / 8) + copy
+    assert found.phases["sample"] == between + keys + forward_bytes(shape, 2048, 2)
+    assert found.phases["score"] == between  # all have sampled before the first one grades
+    assert found.phases["update"] == found.peak_bytes == whole + between  # at its end all weights are gathered
+    assert "peak by phase: load 89.10" in " ".join(found.notes) and not found.problems
+    four = planned(path, *many, "stages.policy.processes=4", stage="policy")
+    assert four.phases["sample"] > found.phases["sample"] + keys
+    tight = (*many, "stages.policy.processes=8", f"hardware={cards[9:].replace('180', '100')}")
+    assert "the minimum is 102.80 GB" in planned(path, *tight, stage="policy").problems[0]
+
+
+def test_with_an_adapter_each_process_keeps_the_frozen_weights_whole_for_its_sampler(recipe):
+    path = recipe.parent / "policy.yaml"
+    path.write_text(POLICY)
+    two = (
+        "hardware=[{name: a, memory: 80}, {name: a, memory: 80}]",
+        "stages.policy.lora.base=as_loaded",
+        "stages.policy.weights=bfloat16",
+        "stages.policy.processes=2",
+    )
+    found = planned(path, *two, stage="policy")
+    shape, job = Shape.of(THIRTEEN), Job(weights="bfloat16", rank=16, compute_dtype="bfloat16")
+    base, adapter = 2 * shape.parameters, adapter_size(shape, job)
+    assert found.phases["load"] == 1.5 * (base + 4 * adapter) + 2 * adapter
+    assert found.phases["score"] == (base + 12 * adapter) / 2 + base + 2 * adapter
+    assert found.phases["update"] == pytest.approx((base + 4 * adapter) + found.phases["score"])
+    alone = planned(path, *two[1:3], "hardware.0.memory=80", stage="policy")
+    assert alone.phases["load"] == base + 6 * adapter and alone.phases["update"] < found.phases["update"]
+
+
+def test_a_reward_model_of_several_processes_is_loaded_by_each(recipe):
+    cards = "hardware=[" + ", ".join(["{name: a, memory: 210}"] * 4) + "]"
+    policy = (
+        "stages.policy={type: train.grpo, init: $base, prompts: $talks, reward: {terms: [{type: model, scorer: $rm}]}, "
+        "activation_checkpointing: true, processes: 2}"
+    )
+    weights = 2 * Shape.of({**THIRTEEN, "num_hidden_layers": 16, "tie_word_embeddings": True}).parameters
+    apart = planned(recipe, cards, policy, "models.rm.device=cuda:3", stage="policy")
+    assert apart.memory["cuda:3"] == pytest.approx(2 * weights, rel=0.05) and not apart.problems
+    beside = planned(recipe, cards, policy, stage="policy")  # cuda:1, where the second process trains
+    assert beside.memory["cuda:1"] == beside.memory["cuda:0"] + apart.memory["cuda:3"]
+    assert "a process trains there too" in beside.problems[0]
 
 
 def test_a_declared_processor_takes_the_place_of_this_one(recipe):
@@ -210,3 +269,31 @@ def test_a_13b_policy_fits_32_gb_phase_by_phase_as_docs_memory_says(recipe):
     assert f"| NF4, GB | {row} |" in (ROOT / "docs" / "memory.md").read_text()
     free = planned(path, "stages.policy.key_cache=null", stage="policy")
     assert "it fits with key_cache: 7" in free.problems[0]
+
+
+def test_the_parts_of_the_13b_policy_in_docs_memory_are_computed():
+    page = (ROOT / "docs" / "memory.md").read_text()
+    shape = Shape.of(THIRTEEN)
+    job = Job(weights="nf4", rank=16, compute_dtype="bfloat16", checkpointing=True, entropy=True, accelerator=True)
+    adapter, memory = adapter_size(shape, job), predict(shape, job, 4096)
+    rollouts = Rollouts(rows=64, group=8, answer=1024, prompt=1024)
+    parts = {
+        "matrices of the layers": shape.plain_matrices * NF4,
+        "embeddings, head, norms": 2 * (shape.parameters - shape.plain_matrices),
+        "adapter, and its copy for sampling": 6 * adapter,
+        "moments": 8 * adapter,
+        "keys of one group": one_group(shape, rollouts, 2),
+        "rows of a prompt, logits": drawing(shape, rollouts.of_one(8), one_group(shape, rollouts, 2), 2),
+        "gradients, activations, head, one matrix in bfloat16": memory.peak - memory.weights - memory.optimizer,
+        "one matrix three times in float32": 3 * 4 * 13_824 * 5_120,
+    }
+    rows = {cells[1]: cells[-2] for row in page.splitlines() if len(cells := row.split("|")) > 3}
+    stated = {name.strip(): value.strip() for name, value in rows.items()}
+    assert {name: stated[name] for name in parts} == {name: f"{size / 1e9:.2f}" for name, size in parts.items()}
+    assert f"keep {key_cache(shape, rollouts, 2) / 1e9:.1f} GB of keys" in page
+    scorer = Shape.of(json.loads((ROOT / "recipes" / "shapes" / "sarashina2.2-3b.json").read_text()))
+    weights, rows_ = grader_bytes([scorer], "bfloat16") / 1e9, forward_bytes(scorer, 8192, 2) / 1e9
+    assert (
+        f"ca-reward-3b takes {weights + rows_:.2f} GB in bfloat16,\n{weights:.2f} for its weights and {rows_:.2f} for"
+        in page
+    )

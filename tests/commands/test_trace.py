@@ -11,7 +11,7 @@ from togi.commands.trace import Place, Tracer
 from togi.core.codec import KEY, write_records
 from togi.core.errors import InputError
 from togi.core.files import write_json
-from togi.core.records import Completion, Message, Pair, Prompt, Provenance, Record, Sample, Verdict
+from togi.core.records import Completion, Match, Message, Pair, Prompt, Provenance, Record, Sample, Verdict
 
 SEEDS = Provenance(dataset="seeds.jsonl", licence="CC-BY", terms="ask", inherit=True)
 ASKED = (Message("user", "Why is the sky blue?"),)
@@ -101,6 +101,82 @@ def test_what_a_stage_made_something_from_or_kept_was_not_dropped(tmp_path: Path
     assert before == {"aa11": None, "5eed": None}
     after = {known.id: known.dropped for known in tracer.life("5eed").after}
     assert after["aa22"] == ("good", "truncated") and after["aa11"] is None and after["5a01"] is None
+
+
+# Equal prompts in two data sets have one id. `tests` comes first, and nothing of it reaches `drafts`.
+BOOK = Prompt(id="b00c", messages=(Message("user", "A book."),))
+TWIN = Prompt(id="5eed", parents=("b00c",), messages=SEED.messages)
+GRADED = sample("7e57", parents=("5eed",))
+MATCH = Match(
+    id="3a7c",
+    parents=("5eed", "7e57"),
+    record="5eed",
+    other="7e57",
+    where="$exam",
+    how="text",
+    similarity=1.0,
+    text="Seed?",
+)
+
+
+def twins(folder: Path) -> Tracer:
+    """The stages above beside those of another data set with the same seed, and `clean`, which compares with it."""
+    branch = {
+        "books": Place(stage="books", type="import", folder=folder / "books", files={}, reads=[]),
+        "tests": Place(stage="tests", type="select", folder=folder / "tests", files={}, reads=[("books", "main")]),
+        "exam": Place(stage="exam", type="respond", folder=folder / "exam", files={}, reads=[("tests", "main")]),
+        "seeds": Place(stage="seeds", type="import", folder=folder / "seeds", files={}, reads=[]),
+        "clean": Place(
+            stage="clean",
+            type="decontaminate",
+            folder=folder / "clean",
+            files={},
+            reads=[("seeds", "main")],
+            apart=[("tests", "main")],
+        ),
+        "drafts": Place(stage="drafts", type="synthesize", folder=folder / "d", files={}, reads=[("clean", "main")]),
+    }
+    rows: dict[str, tuple[str, list[Record]]] = {
+        "books": ("prompts", [BOOK]),
+        "tests": ("prompts", [TWIN]),
+        "exam": ("samples", [GRADED]),
+        "seeds": ("prompts", [SEED]),
+        "clean": ("prompts", [SEED]),
+        "drafts": ("prompts", [DRAFT, OTHER]),
+    }
+    for name, (kind, records) in rows.items():
+        path = folder / name / "output" / "records.parquet"
+        write_records(path, kind, records)
+        branch[name] = replace(branch[name], files={"main": path})
+    write_records(folder / "clean" / "matches.parquet", "matches", [MATCH])
+    files = {**branch["clean"].files, "matches": folder / "clean" / "matches.parquet"}
+    apart = [*branch["clean"].apart, ("exam", "main")]
+    branch["clean"] = replace(branch["clean"], files=files, apart=apart)
+    write_json(folder / "exam" / "drops.json", [{"id": "5eed", "reason": "failed"}])
+    return Tracer(list(branch.values()))
+
+
+def test_equal_prompts_of_two_data_sets_do_not_join_their_histories(tmp_path: Path) -> None:
+    found = twins(tmp_path)
+    draft = found.life("aa11")
+    assert [(known.id, known.stage, known.dropped) for known in draft.before] == [("5eed", "seeds", None)]
+    match = found.life("3a7c")
+    assert [(known.id, known.stage) for known in match.before] == [
+        ("5eed", "tests"),
+        ("7e57", "exam"),
+        ("b00c", "books"),
+    ]
+    graded = found.life("7e57")
+    assert [(known.id, known.stage) for known in graded.before] == [("5eed", "tests"), ("b00c", "books")]
+    book = found.life("b00c")
+    assert [(known.id, known.stage) for known in book.after] == [
+        ("5eed", "tests"),
+        ("7e57", "exam"),
+        ("3a7c", "clean"),
+    ]
+    assert [each.stage for each in book.events] == ["books", "tests"]
+    both = found.life("5eed")
+    assert [known.id for known in both.after] == ["7e57", "3a7c", "aa11", "aa22"]
 
 
 def test_an_unknown_id_names_those_near_and_a_short_one_all_that_it_means(tracer: Tracer) -> None:

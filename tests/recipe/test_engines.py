@@ -76,6 +76,49 @@ def test_a_server_that_the_run_starts_takes_weights(folder: Path, engine: str, w
     assert found.stages == ("policy",) and [word for word in words if word not in found.command] == []
 
 
+@pytest.mark.parametrize(
+    ("engine", "setting", "words"),
+    [
+        ("vllm", "publish: transfer", ["--weight-transfer-config", '{"backend": "nccl"}']),
+        ("vllm", "sleep: true", ["--enable-sleep-mode"]),
+        ("sglang", "sleep: true", ["--enable-memory-saver"]),
+    ],
+)
+def test_a_server_that_the_run_starts_receives_or_sleeps(
+    folder: Path, engine: str, setting: str, words: list[str]
+) -> None:
+    path = write(folder, f"path: model, serve: {{engine: {engine}, python: /opt/python}}")
+    path.write_text(path.read_text().replace("tolerance: 0.001", setting))
+    (found,) = services_of(build(validate(read_tree(path, ()))), folder / "store")
+    assert [word for word in words if word not in found.command] == []
+
+
+@pytest.mark.parametrize(
+    ("there", "engine", "message"),
+    [
+        ("url: ['http://a/v1', 'http://b/v1'], model: m", "publish: transfer", r"2 urls, but engine.publish: trans"),
+        ("url: ['http://a/v1', 'http://b/v1'], model: m", "sleep: true", r"2 urls, but engine.sleep works with one"),
+        (
+            "path: model, serve: {engine: togi}",
+            "sleep: true",
+            r"engine.sleep works with vLLM and SGLang, but \$there is",
+        ),
+    ],
+)
+def test_servers_that_cannot_do_it_are_refused(folder: Path, there: str, engine: str, message: str) -> None:
+    path = write(folder, there)
+    path.write_text(path.read_text().replace("tolerance: 0.001", engine))
+    with pytest.raises(RecipeError, match=message):
+        build(validate(read_tree(path, ())))
+
+
+def test_sleep_does_not_count(folder: Path) -> None:
+    path = write(folder, "url: 'http://127.0.0.1:1/v1', model: m, protocol: vllm")
+    awake = build(validate(read_tree(path, ()))).nodes["policy"].fingerprint
+    path.write_text(path.read_text().replace("tolerance: 0.001", "sleep: true"))
+    assert build(validate(read_tree(path, ()))).nodes["policy"].fingerprint == awake
+
+
 def test_where_the_server_is_does_not_count_and_that_there_is_one_does(folder: Path) -> None:
     marks = [
         graph(folder, f"url: 'http://127.0.0.1:{port}/v1', model: m, protocol: togi").nodes["policy"].fingerprint

@@ -14,7 +14,7 @@ from togi.recipe.source import read_tree
 from togi.stages.table import STAGES
 
 OURS = {key for name in STAGES for key in stage_settings(name)["settings"]}
-OURS |= {"rank", "targets", "rank_stabilised", "terms", "max_tokens", "limit"}
+OURS |= {"rank", "alpha", "targets", "rank_stabilised", "token_rows", "terms", "max_tokens", "limit"}
 OURS |= {*RecipeHead.model_fields, *ModelSpec.model_fields}
 WORDS = {word for name in STAGES for row in stage_settings(name)["settings"].values() for word in row["allowed"]}
 
@@ -40,6 +40,12 @@ def told(tmp_path, **stage: object) -> str:
     [
         ({"type": "sft"}, "did you mean 'train.sft'?"),
         ({"lora": {"r": 16}}, "lora.r: unknown key; did you mean 'rank'?"),
+        ({"lora": {"lora_alpha": 16}}, "lora.lora_alpha: unknown key; did you mean 'alpha'?"),
+        ({"lora": {"lora_rank": 16}}, "lora.lora_rank: unknown key; did you mean 'rank'?"),
+        ({"lora": {"lora_target": "all"}}, "lora.lora_target: unknown key; did you mean 'targets'?"),
+        ({"lora": {"modules_to_save": ["lm_head"]}}, "did you mean 'token_rows'? (tokens whose rows"),
+        ({"lora": {"bias": "none"}}, "adapters train no biases; remove it"),
+        ({"lora_alpha": 16}, "did you mean 'lora.alpha'?"),
         ({"lora": True}, "did you mean `lora: {}`, all of its defaults?"),
         ({"per_device_train_batch_size": 4}, "did you mean 'batch_size'? (the examples of one step"),
         ({"num_train_epochs": 4}, "did you mean 'epochs'?"),
@@ -62,6 +68,13 @@ def told(tmp_path, **stage: object) -> str:
         ({"lora_dropout": 0.1}, "no dropout in togi"),
         ({"template": "chatml"}, "template belongs in an entry under models:"),
         ({"track": "wandb"}, "track belongs at the top of the recipe"),
+        ({"mask_history": True}, "an answer is context only if its turn in the data has train: false"),
+        ({"pure_bf16": True}, "did you mean 'weights'? (weights: bfloat16)"),
+        ({"enable_liger_kernel": True}, "togi chooses its kernels itself"),
+        ({"type": "train.smpo", "simpo_gamma": 1}, "did you mean 'target_margin'? (in a stage of the type train.smpo"),
+        ({"type": "train.dpo", "simpo_gamma": 1}, "did you mean 'target_margin'? (in a stage of the type train.smpo"),
+        ({"type": "train.dpo", "precompute_ref_log_probs": True}, "always computes them once"),
+        ({"type": "train.dpo", "sync_ref_model": True}, "the reference is always the initial model"),
         ({"type": "train.dpo", "loss": ["sigmoid"]}, "found ['sigmoid']"),
         ({"type": "train.grpo", "loss": "dapo"}, "found 'dapo'; did you mean `loss: {type: dapo}`?"),
     ],
@@ -81,13 +94,29 @@ def test_mistakes_are_answered_with_what_was_meant(tmp_path, stage, hint):
         ("kl_loss_coef", "loss.beta"),
         ("reward_funcs", "reward.terms"),
         ("loss_type", "loss.type"),
+        ("steps_per_generation", "minibatches"),
+        ("vllm_mode", "engine"),
+        ("vllm_server_base_url", "engine"),
     ],
 )
 def test_a_name_of_grpo_elsewhere_is_answered_with_the_setting_of_grpo(tmp_path, key, hint):
     assert f"{key}: unknown key; did you mean '{hint}'?" in told(tmp_path, **{"type": "train.grpo", key: 1})
 
 
-@pytest.mark.parametrize("kind", ["train.sft", "train.dpo", "train.grpo", "train.reward", "evaluate"])
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("max_prompt_length", "only train.dpo and train.smpo cut prompts"),
+        ("log_completions", "train.grpo stores all samples, see `togi show RECIPE STAGE.samples`"),
+        ("top_entropy_quantile", "no loss selects tokens by their entropy"),
+        ("sync_ref_model", "the reference is always the initial model"),
+    ],
+)
+def test_a_name_without_a_counterpart_in_grpo_says_what_togi_does(tmp_path, key, hint):
+    assert f"{key}: unknown key; {hint}" in told(tmp_path, **{"type": "train.grpo", key: 1})
+
+
+@pytest.mark.parametrize("kind", ["train.sft", "train.dpo", "train.smpo", "train.grpo", "train.reward", "evaluate"])
 def test_no_name_of_another_tool_is_answered_with_a_setting_that_the_stage_does_not_have(tmp_path, kind):
     own = stage_settings(kind)["settings"]
     keys = [name for name in FOREIGN if name not in own and not MORE.get(name, "").startswith(ELSEWHERE)]
@@ -102,12 +131,15 @@ def test_words_that_only_share_letters_are_not_suggested(name):
 
 
 def test_a_key_at_the_top_that_is_a_setting_of_a_stage_is_told_its_place(tmp_path):
-    (tmp_path / "r.yaml").write_text("base_model: a/b\nlearning_rate: 2.0e-4\nlora_r: 16\ntemplate: x\n")
+    (tmp_path / "r.yaml").write_text(
+        "base_model: a/b\nlearning_rate: 2.0e-4\nlora_r: 16\nmax_prompt_length: 9\ntemplate: x\n"
+    )
     with pytest.raises(RecipeError) as found:
         validate(read_tree(tmp_path / "r.yaml"))
     wrong = str(found.value)
     assert "base_model: unknown key; did you mean 'models'? (declare it at the top under models:" in wrong
     assert "learning_rate: unknown key; a setting of a stage: write stages: {NAME: {type: TYPE, learning_rate:" in wrong
+    assert "max_prompt_length: unknown key; a setting of a stage: write stages:" in wrong
     assert "lora_r: unknown key; a setting of a stage: write stages: {NAME: {type: TYPE, lora: {rank: ...}}}" in wrong
     assert "template: unknown key; template belongs in an entry under models:" in wrong
 

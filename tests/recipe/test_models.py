@@ -11,6 +11,7 @@ from togi.core.sources import ModelSource
 from togi.recipe.endpoint_spec import EndpointKeys
 from togi.recipe.graph import Graph, build
 from togi.recipe.model_services import services_of
+from togi.recipe.options import Options
 from togi.recipe.schema import validate
 from togi.recipe.services import ServiceSpec
 from togi.recipe.source import read_tree
@@ -59,7 +60,7 @@ def test_where_an_endpoint_is_and_how_it_is_reached_is_no_part_of_the_fingerprin
     before = graph(folder).nodes["some"].fingerprint
     places = [
         "url: ['http://a/v1', 'http://b/v1'], model: big",
-        f"{ENDPOINT}, key_env: KEY, protocol: vllm, concurrency: 4, deadline: 9, device: cpu",
+        f"{ENDPOINT}, key_env: KEY, protocol: vllm, concurrency: 4, deadline: 9",
         f"{ENDPOINT}, budget: {{tokens: 9, money: 2.5}}, price: {{input: 1, output: 2}}",
         f"{ENDPOINT}, requests_per_minute: 9, tokens_per_minute: 99",
     ]
@@ -104,6 +105,15 @@ def test_every_key_of_an_endpoint_but_its_name_and_tokenizer_is_a_runtime_settin
         (f"{ENDPOINT}, budget: {{money: 1}}", "budget.money needs `price`, which is not set"),
         ("path: model, device: gpu", "models.teacher.device"),
         ("path: model, prefix: x", "prefix is read only with kind: embedder"),
+        ("path: model, kind: embedder, template: chatml", "template is not read with kind: embedder"),
+        ("url: [], model: big", r"yaml:4: models\.teacher\.url: should be the base URL .* or several, found \[\]"),
+        ("url: '', model: big", "models.teacher.url: should be the base URL .*, found ''"),
+        ("url: ['http://a/v1', ''], model: big", "models.teacher.url: .* found \\['http://a/v1', ''\\]"),
+        (f"{ENDPOINT}, device: 'cuda:1'", "device is not read with url, because the model does not run here"),
+        (f"{ENDPOINT}, tokens: {{add: [<x>]}}", "tokens are not read with url"),
+        (f"{ENDPOINT}, template: {{file: t.jinja}}", r"template: \{file: .*t\.jinja\} is read only with `tokenizer`"),
+        (f"{ENDPOINT}, template: tokenizer", "template: tokenizer is read only with `tokenizer`"),
+        (f"{ENDPOINT}, kind: reward, template: chatml", "template: chatml is read only with `tokenizer`"),
         ("path: $tuned, template: chatml", "template cannot be set for the model of \\$tuned"),
         (
             "path: $nothing",
@@ -117,6 +127,28 @@ def test_entries_that_do_not_fit_are_refused(folder: Path, endpoint: str, messag
         graph(folder, endpoint)
 
 
+def test_a_wrong_path_of_a_model_is_not_told_to_be_declared(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"models\.teacher\.path: the path '~no-such-user/x' cannot be used") as error:
+        graph(folder, "path: ~no-such-user/x")
+    assert "declare" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        f"{ENDPOINT}, key_env: sk-my-secret",
+        f"{ENDPOINT}, key_env: 'my secret'",
+        "path: model, key_env: sk_mysecret",
+        "url: 'http://me:secret@a/v1', model: big",
+        "url: ['http://a/v1', 'http://secret@a/v1'], model: big",
+    ],
+)
+def test_a_key_in_the_recipe_is_not_shown(folder: Path, endpoint: str) -> None:
+    with pytest.raises(RecipeError, match=r"models\.teacher") as error:
+        graph(folder, endpoint)
+    assert "secret" not in str(error.value)
+
+
 def services(folder: Path, entry: str) -> list[ServiceSpec]:
     return services_of(graph(folder, entry), folder / "store")
 
@@ -126,6 +158,7 @@ def test_a_served_model_is_a_service_for_the_stages_that_ask_it(folder: Path) ->
     assert (found.name, found.stages, found.ready_seconds) == ("teacher", ("some",), 9)
     name = found.command[found.command.index("--name") + 1]
     words = ["-m", "togi", "serve", str(folder / "model"), "--name", name, "--template", "chatml"]
+    words += ["--dtype", "auto", "--threads", str(Options().worker_threads)]
     assert list(found.command[1:]) == [*words, "--host", "{host}", "--port", "{port}", "--x"]
     assert (
         name.startswith("teacher-")
@@ -137,6 +170,17 @@ def test_a_served_model_is_a_service_for_the_stages_that_ask_it(folder: Path) ->
     (own,) = services(folder, "path: model, template: chatml, device: 'cuda:1', serve: {engine: togi}")
     assert own.command[own.command.index("--device") + 1] == "cuda:1"
     assert other.command[:5] == ("env", "-u", "PYTHONPATH", "/opt/python", "-m") and "vllm" in other.command[5]
+
+
+def test_a_server_of_togi_computes_as_the_stages_of_the_run(folder: Path) -> None:
+    found = graph(folder, "path: model, template: chatml, serve: {engine: togi}")
+    options = {
+        "--dtype bfloat16 --threads 3": Options(compute="bfloat16", threads=3),
+        "--dtype float32 --host": Options(compute="float32", on="auto"),
+    }
+    for words, given in options.items():
+        (service,) = services_of(found, folder / "store", given)
+        assert words in " ".join(service.command)
 
 
 def test_a_model_that_a_stage_trains_is_served_once_it_is_there(folder: Path) -> None:
@@ -170,9 +214,9 @@ SERVED = "path: model, serve: {engine: vllm, python: /p"
 
 def test_on_a_cluster_the_one_device_of_a_service_is_chosen_there(folder: Path) -> None:
     found = graph(folder, SERVED + "}, device: cuda")
-    (spec,) = services_of(found, folder / "store", on_cluster=True)
+    (spec,) = services_of(found, folder / "store", Options(on="auto"))
     assert "CUDA_VISIBLE_DEVICES" not in " ".join(spec.command) and spec.listening("h", 7)[-3:] == ["h", "--port", "7"]
-    (spec,) = services_of(graph(folder, SERVED + "}, device: cpu"), folder / "store", on_cluster=True)
+    (spec,) = services_of(graph(folder, SERVED + "}, device: cpu"), folder / "store", Options(on="auto"))
     assert spec.device == "cpu"
 
 
@@ -188,7 +232,7 @@ def test_on_a_cluster_the_one_device_of_a_service_is_chosen_there(folder: Path) 
 )
 def test_what_a_service_cannot_have_on_a_cluster_is_refused(folder: Path, entry: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        services_of(graph(folder, entry), folder / "store", on_cluster=True)
+        services_of(graph(folder, entry), folder / "store", Options(on="auto"))
 
 
 def test_a_model_that_a_stage_trains_stands_under_models_too(folder: Path) -> None:

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from places import RECIPES
+from places import RECIPES, ROOT
 
 from togi.cli import main
+from togi.cli.list import stage_settings
+from togi.data.filters import first_failure
 from togi.model.sizes import Shape
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
+from togi.stages.data.curate import SCORE
+from togi.stages.data.curate_rows import rules
 
 LLM_JP = "llm-jp-3.1-instruct4"
 SIZES = {LLM_JP: "1.8b", f"{LLM_JP}-13b": "13b", f"{LLM_JP}-8x13b": "8x13b"}
@@ -95,6 +99,17 @@ def test_a_plan_knows_what_every_training_takes(name):
         elif row["type"] != "evaluate":
             assert estimate["records"], row["stage"]
     assert sum(row["estimate"]["calls"] or 0 for row in rows.values()) > 0
+    assert [alarm for row in rows.values() for alarm in row["estimate"]["alarms"]] == []
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_a_setting_that_changes_memory_and_time_alone_is_said_to_be_ours(name):
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    made = stages(name).values()
+    ours = {
+        key for each in made for key in each.model_fields_set if stage_settings(each.type)["settings"][key]["place"]
+    }
+    assert ours and [key for key in ours if f"`{key}`" not in page] == []
 
 
 def test_arrowideative_learns_by_grpo_alone_with_the_reward_of_its_card():
@@ -130,7 +145,14 @@ def test_llm_jp_is_pretrained_on_instructions_and_learns_twice_from_its_own_answ
     if not name.endswith("8x13b"):  # its recipe starts after pretraining
         shares = [source.share for source in made["pretrained"].sources]
         assert shares[0] / sum(shares) == pytest.approx(90 / 400) and rows["pretrained"]["estimate"]["tokens"] == 400e9
+        instructions = made["pairs_of_texts"]
+        assert instructions.count is None and instructions.asks_once, "greedy passes would only repeat the first"
+    careful = made["answer_carefully_16"]
+    assert careful.epochs == 16 and "$answer_carefully_16" in made["tuned"].chats
+    assert rows["answer_carefully_16"]["estimate"]["records"] == 16 * rows["answer_carefully"]["estimate"]["records"]
     first, second = made["round_1"], made["round_2"]
+    for name, each in (("round_1", first), ("round_2", second)):
+        assert rows[name]["estimate"]["steps"] > each.warmup_steps + each.final_steps + 50, "the rate decays"
     assert (first.init, second.init, second.pairs) == ("$tuned", "$round_1", ("$pairs_2", "$ac_self_inst"))
     assert first.beta == second.beta == 0.1 and first.batch_size == 256
     assert made["answers_1"].models == ("$tuned",) and made["answers_2"].models == ("$round_1",)
@@ -141,6 +163,9 @@ def test_vikhr_learns_from_the_best_of_seven_answers_against_the_two_worst():
     assert (made["answers"].samples, made["answers"].temperature, made["pairs"].worst) == (7, 0.8, 2)
     assert rows["best"]["estimate"]["records"] == 10_000 and rows["pairs"]["estimate"]["records"] == 2 * 10_000
     assert rows["grandmaster"]["estimate"]["records"] == 150_000
+    good, apart, best = made["good"], made["apart"], made["best"]
+    assert (apart.input, apart.by, best.input, best.by) == ("$good", SCORE, "$apart", SCORE), "the best first"
+    assert first_failure("Создайте рецепт пасты с капустой.", rules(good)) is None, "an instruction, no draft"
     tuned, policy = made["tuned"], made["policy"]
     assert (tuned.learning_rate, tuned.lora.rank, tuned.max_length) == (4e-5, 256, 16_000)
     assert (policy.beta, policy.target_margin, policy.chosen_sft_ratio, policy.lora.rank) == (1.2, 0.4, 0.75, 96)

@@ -77,6 +77,22 @@ def test_files_that_are_gone_are_told(folder: Path) -> None:
         ("{path: model, serve: {engine: togi, verdicts: [verdicts.jsonl]}}", "read only with engine: replay, found"),
         ("{serve: {engine: replay, verdicts: [verdicts.jsonl], args: [x]}}", "takes no `python` and no `args`"),
         (
+            "{serve: {engine: replay, verdicts: [verdicts.jsonl], ready_seconds: 9}}",
+            "ready_seconds is not read with engine: replay",
+        ),
+        (
+            "{device: 'cuda:1', serve: {engine: replay, verdicts: [verdicts.jsonl]}}",
+            "device is not read with engine: replay",
+        ),
+        (
+            "{tokens: {add: [<x>]}, serve: {engine: replay, verdicts: [verdicts.jsonl]}}",
+            "tokens are not read with engine: replay",
+        ),
+        (
+            "{template: {file: t.jinja}, serve: {engine: replay, verdicts: [verdicts.jsonl]}}",
+            r"template: \{file: .*t\.jinja\} is not read with engine: replay; use one of chatml",
+        ),
+        (
             "{path: model, serve: {engine: replay, verdicts: [verdicts.jsonl]}}",
             "replays stored answers, so package, hub, path, url",
         ),

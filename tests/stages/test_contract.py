@@ -158,14 +158,38 @@ def asked_for(node: ast.AST) -> Iterator[ast.AST]:
         yield from (part for side in (node.left, *node.comparators) for part in ast.walk(side))
 
 
+def is_type(part: ast.AST) -> bool:
+    """Whether an expression is `x.type`, `x["type"]` or `x.get("type")`."""
+    if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr == "get" and part.args:
+        part = ast.Subscript(part.func.value, part.args[0])
+    if isinstance(part, ast.Subscript):
+        return isinstance(part.slice, ast.Constant) and part.slice.value == "type"
+    return isinstance(part, ast.Attribute) and part.attr == "type"
+
+
+def told_apart(node: ast.AST) -> Iterator[ast.AST]:
+    """Yields both sides of a comparison with a type, the words with which it begins or ends, the cases of a match on
+    it, and the keys of a table that it selects from."""
+    if isinstance(node, ast.Compare) and any(map(is_type, (node.left, *node.comparators))):
+        yield from (part for side in (node.left, *node.comparators) for part in ast.walk(side))
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and is_type(node.func.value):
+        yield from (part for side in node.args for part in ast.walk(side))
+    elif isinstance(node, ast.Match) and is_type(node.subject):
+        yield from (part for case in node.cases for part in ast.walk(case.pattern))
+    elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict) and is_type(node.slice):
+        yield from (part for key in node.value.keys if key is not None for part in ast.walk(key))
+
+
 def dispatches(tree: ast.AST) -> list[int]:
-    """Returns the lines that test for a settings class, or compare with the name of a stage type."""
+    """Returns the lines that test for a settings class, or compare with the name of a stage type. A name without a dot
+    may mean something else, and counts only next to a type."""
     names, types = settings_names(), [name for name in STAGES if "." in name or name == "import"]
     return [
         node.lineno  # type: ignore[attr-defined]
         for node in ast.walk(tree)
-        for part in asked_for(node)
-        if (isinstance(part, ast.Name) and part.id in names) or (isinstance(part, ast.Constant) and part.value in types)
+        for word, parts in ((types, asked_for(node)), ([*STAGES, "train."], told_apart(node)))
+        for part in parts
+        if (isinstance(part, ast.Name) and part.id in names) or (isinstance(part, ast.Constant) and part.value in word)
     ]
 
 
@@ -185,6 +209,12 @@ def test_nobody_dispatches_on_stages():
         "isinstance(settings, Curate | Select)",
         "settings.type == 'train.reward'",
         "kind in ('import', 'x')",
+        "settings.type == 'evaluate'",
+        "'decontaminate' != stage['type']",
+        "stage.get('type') in ('x', 'select')",
+        "stage.type.startswith('train.')",
+        "match stage.type:\n    case 'curate' | 'x': pass",
+        "{'score': 1}[stage['type']]",
         "match settings:\n    case Import(): pass",
     ],
 )

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from togi.commands.check_answers import KnownAnswers
 from togi.commands.check_context import MOST_ROWS, Rehearsing
 from togi.commands.check_counts import most_of
 from togi.commands.check_rows import Lengths, Shown, Tokens, demo_of, lengths_of, shown_of
 from togi.core.errors import InputError, RecipeError
 from togi.core.hub import NotLookedUp
+from togi.core.judging import JudgeSettings
 from togi.core.record_streams import StoredRecords
 from togi.core.records import Chat, Record
 from togi.core.seeds import derive
@@ -29,8 +31,9 @@ from togi.rewards.function import load_function
 from togi.rewards.settings import FunctionTerm
 from togi.stages.base import StageSettings, output_path
 from togi.stages.context import Control, Resolved
+from togi.stages.judging_work import judge_prompt
 from togi.stages.models import refuse_initial
-from togi.stages.rehearsal_work import Rehearsed, read_weightless, rehearsal
+from togi.stages.rehearsal_work import Rehearsed, ServerRenders, preflight, read_weightless, rehearsal
 from togi.stages.table import STAGES, kinds_taken
 from togi.stages.training.job import TrainingJob
 from togi.stages.training.resources import refuse_training
@@ -110,6 +113,13 @@ def check_functions(settings: StageSettings) -> list[str]:
     for term in terms:
         load_function(Path(term.file), term.name, term.style)
     return [term.name for term in terms]
+
+
+def check_prompts(settings: StageSettings) -> None:
+    """Reads the prompt files of the judges of a stage. Raises InputError for one that cannot be used."""
+    for part in parts(settings):
+        if isinstance(part, JudgeSettings):
+            judge_prompt(part, getattr(part, "method", "graded"))
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -195,6 +205,7 @@ def check(
     """Checks the stages of a recipe, which are sorted after their inputs; a problem in one does not stop the others.
     `contexts` are the known context lengths of models on servers, by name."""
     checker = _Checker(cache, progress, contexts or {})
+    checker.answers.read = {(str(target), Ref(ref).output) for stage in stages for ref, target in stage.inputs.items()}
     with tempfile.TemporaryDirectory(prefix="togi-check-") as folder:
         for stage in stages:
             checker.stage(stage, Path(folder) / stage.name)
@@ -221,6 +232,7 @@ class _Checker:
         self.sources: dict[str, ModelSource] = {}
         self.unseen: dict[str, ModelSource] = {}
         self.adapters: list[str] = []  # stages whose output is only an adapter
+        self.answers = KnownAnswers(self._made)
 
     def stage(self, stage: CheckedStage, folder: Path) -> None:
         self.progress(stage.name)
@@ -232,6 +244,9 @@ class _Checker:
             self._trains(stage)
             self.found.functions += check_functions(stage.settings)
             self._pass_on(stage)
+            check_prompts(stage.settings)
+            preflight(STAGES[stage.settings.type])(stage.settings)
+            self.answers.take(STAGES[stage.settings.type], stage.name, stage.settings, stage.inputs)
             self._rehearse(stage, folder)
         except NotLookedUp as error:
             if str(error) not in self.found.unverified:
@@ -249,6 +264,11 @@ class _Checker:
     def _came(self, target: str, ref: str) -> _Rows:
         """The records of the node that a reference names."""
         return self.rows.get((target, Ref(ref).output), _Rows(None))
+
+    def _made(self, node: str, output: str = MAIN) -> Sequence[Record] | None:
+        """The records of an output, if they exist."""
+        came = self.rows.get((node, output), _Rows(None))
+        return None if came.stands_in else came.records
 
     def _models(self, stage: CheckedStage) -> None:
         for ref, target in stage.inputs.items():
@@ -311,20 +331,26 @@ class _Checker:
         rehearse = rehearsal(STAGES[kind])
         if rehearse is None:
             return
-        if asked := [ref for ref, target in stage.inputs.items() if _on_server(ref, target)]:
-            self.found.stages[stage.name] = StageCheck(kind, asks=", ".join(asked))
-            return
+        asked = ", ".join(ref for ref, target in stage.inputs.items() if _on_server(ref, target))
         context, waits, stands_in = self._context(stage, folder)
         if waits:
-            self.found.stages[stage.name] = StageCheck(kind, waits=waits)
-        else:
-            rows = rehearse(stage.settings, context)
-            self.unseen = {
-                ref: source
-                for ref, source in self.unseen.items()
-                if isinstance(ref, ScorerRef) or ref not in context.inputs
-            }
-            self.found.stages[stage.name] = self._summary(stage, context, list(rows), stands_in)
+            self.found.stages[stage.name] = StageCheck(kind, asks=asked) if asked else StageCheck(kind, waits=waits)
+            return
+        try:
+            found = self._summary(stage, context, list(rehearse(stage.settings, context)), stands_in)
+        except ServerRenders:
+            self.found.stages[stage.name] = StageCheck(kind, asks=asked)
+            return
+        self.unseen = {
+            ref: source
+            for ref, source in self.unseen.items()
+            if isinstance(ref, ScorerRef) or ref not in context.inputs
+        }
+        self.found.stages[stage.name] = found if found.rows else replace(found, asks=asked)
+        if not (found.rows or found.counts) and found.drops and found.of is None:
+            raise InputError(
+                f"stage {stage.name}: it would keep no row ({context.drop_reasons()}); change its settings or its rows"
+            )
 
     def _context(self, stage: CheckedStage, folder: Path) -> tuple[Rehearsing, str, str]:
         """A context with records in memory, the stages that have not run yet, and the substitute source of rows."""

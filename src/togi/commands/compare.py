@@ -19,10 +19,13 @@ from togi.recipe.runs import KnownRun
 from togi.report.cells import bounds, change, words
 from togi.report.formatting import number
 from togi.report.view import BenchmarkView, CellView, ColumnView
+from togi.stages.table import STAGES
 
 VIEWS = TypeAdapter(list[BenchmarkView])
 ITEMS = "output/items.parquet"
 RESAMPLES = 10_000
+MEASURING = [name for name, stage in STAGES.items() if stage.measures is not None]
+"""The types of stages that measure models."""
 APART = ("benchmark", "level")
 """Parts of a manifest that do not affect the measurement: the name, and the level of intervals."""
 
@@ -160,7 +163,7 @@ def _measured(run: KnownRun) -> dict[str, Measured]:
     found: dict[str, Measured] = {}
     for stage in run.state["stages"]:
         folder = Path(stage["folder"])
-        if stage["type"] == "evaluate" and (folder / ITEMS).exists():
+        if stage["type"] in MEASURING and (folder / ITEMS).exists():
             rows = [row for row in read_records(folder / ITEMS)[1] if isinstance(row, Figure)]
             for view in _views(folder / "summary.json"):
                 name = view.benchmark if view.benchmark not in found else f"{stage['name']}.{view.benchmark}"

@@ -17,6 +17,7 @@ from togi.commands.new_folder import beside, place, refuse_place
 from togi.core.errors import InputError, RecipeError
 from togi.core.outside import read_object
 from togi.core.records import Message, Prompt, SamplingParams
+from togi.core.sampling import Recommended
 from togi.core.sources import ADAPTER_CONFIG, CARD, HUB_ID, ModelSource
 from togi.core.tables import say_table
 from togi.core.terminal import json_text, say
@@ -27,15 +28,20 @@ from togi.model.likeness import likeness, same_tokens, score_likeness
 from togi.model.load import LoadedModel, inspect, load
 from togi.model.packages import convert_gguf
 from togi.model.reward_model import check_scalar_head
-from togi.model.save import check_saved, save_model
+from togi.model.save import check_saved, recommend, save_model
+from togi.report.model_card import llama_options
 from togi.rollout.generator import ModelGenerator
 from togi.serve.shapes import text_of
+from togi.stages.seen_prompts import FILE as LEARNT
+from togi.stages.seen_prompts import file_of
 
 log = logging.getLogger(__name__)
 
 Format = Literal["merged", "adapter", "gguf"]
 KEPT = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 TYPES = {name: kind for kind, name in KEPT.items()}
+MOST_LEARNT = 1 << 20
+"""Bytes of the largest file with hashes of prompts that an export takes along: some 50,000 prompts."""
 LONGEST = 64
 """Length in tokens of the greedy answers shown side by side."""
 
@@ -44,7 +50,7 @@ LONGEST = 64
 class Wanted:
     """The requested export: `kept` is the type of the matrices in a GGUF (None: the stored type); `kind` is causal or
     reward; `question` is asked of every form of the model (None: no question); `trained` is the run that made the
-    model, for its card."""
+    model, for its card; `sampling` is recommended in place of that of its recipe."""
 
     folder: Path
     format: Format
@@ -52,6 +58,12 @@ class Wanted:
     kind: str
     question: str | None
     trained: Trained | None = None
+    sampling: Recommended | None = None
+
+    @property
+    def recommended(self) -> Recommended | None:
+        """The sampling settings to store, if any."""
+        return self.sampling or (None if self.trained is None else self.trained.sampling)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +103,10 @@ def export(source: ModelSource, cache: Path, wanted: Wanted, as_json: bool) -> N
     with beside(wanted.folder) as room:
         job = _Job(source, cache, model, KEPT[stored], wanted, room, descent)
         written = {"merged": _merged, "adapter": _adapter, "gguf": _gguf}[wanted.format](job)
+        written = replace(written, notes=[*written.notes, *_recommended(job), *_learnt(job)])
         if trained is not None and descent is not None:
-            write_cards(trained, descent, model, Path(source.name), wanted.format, job.out)
+            facts = replace(trained, sampling=wanted.recommended)
+            write_cards(facts, descent, model, Path(source.name), wanted.format, job.out)
         report = _report(job, written)
         place(job.out, wanted.folder)
     if as_json:
@@ -140,6 +154,8 @@ def _refuse(source: ModelSource, wanted: Wanted) -> None:
         raise RecipeError("command line: --type goes with --format gguf; other formats keep weights as they are stored")
     if wanted.format == "gguf" and wanted.kind != "causal":
         raise RecipeError("command line: a reward model cannot be written as GGUF; use --format merged")
+    if wanted.sampling is not None and wanted.kind != "causal":
+        raise RecipeError("command line: --sampling: a reward model writes no answers; leave it out")
     if wanted.format == "adapter" and not (source.kind == "path" and (Path(source.name) / ADAPTER_CONFIG).is_file()):
         raise RecipeError(f"command line: {source.name} has no adapter: {_where_adapter(source, wanted)}")
 
@@ -200,6 +216,28 @@ def _base_notes(folder: Path) -> list[str]:
     if HUB_ID.fullmatch(base):
         return []
     return [f"its base is a folder of this machine ({base}): for others, write a hub's id into {path.name}"]
+
+
+def _recommended(job: _Job) -> list[str]:
+    """Stores the recommended sampling settings in the export, unless it is a reward model, and tells where they are."""
+    sampling = job.wanted.recommended
+    if sampling is None or job.model.kind == "scorer":
+        return []
+    files = " and ".join(recommend(job.out, sampling))
+    if job.wanted.format == "gguf":
+        return [f"recommended sampling, which a GGUF cannot contain; for llama-cli: {llama_options(sampling)}"]
+    named = f" ({sampling.preset})" if sampling.preset else ""
+    return [f"recommended sampling{named}: {sampling.shown}; {f'in {files}' if files else 'no file here keeps it'}"]
+
+
+def _learnt(job: _Job) -> list[str]:
+    """Copies the hashes of the prompts that the model was trained on, by which evaluations of the export find them, if
+    they are known and few; tells so. A GGUF is evaluated elsewhere."""
+    known = file_of(Path(job.source.name)) if job.source.kind == "path" else None
+    if known is None or job.wanted.format == "gguf" or known.stat().st_size > MOST_LEARNT:
+        return []
+    shutil.copyfile(known, job.out / LEARNT)
+    return [f"{LEARNT} has hashes of the prompts of its training, by which `togi evaluate` recognises them"]
 
 
 def _files(folder: Path) -> list[str]:

@@ -4,11 +4,9 @@ Each stage estimates its own cost (stages/cost.py). This file has the common par
 and the memory, operations and time of a training. Importing it does not import torch.
 """
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -16,6 +14,7 @@ from togi.client.endpoint import Price, Tokens
 from togi.commands.plan_machine import Machine
 from togi.commands.plan_models import expected, outside
 from togi.commands.plan_reading import Read, add_reading
+from togi.commands.plan_services import Service, Standing, server_problems, standing, uncounted
 from togi.commands.plan_texts import texts
 from togi.commands.plan_training import Grader, Training, add_memory, add_time
 from togi.core.errors import InputError
@@ -29,7 +28,9 @@ from togi.model.sizes import training_flops
 from togi.stages.base import StageSettings, output_path
 from togi.stages.cost import Cost, Known
 from togi.stages.table import STAGES, kinds_taken
+from togi.stages.training.estimates import tell_schedule
 from togi.stages.training.job import TrainingJob
+from togi.stages.training.phases import Rollouts
 
 COUNTED = 200
 """Records whose tokens are counted; the others are assumed to be as long on average."""
@@ -49,12 +50,14 @@ class PlannedStage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
     """The surroundings of the stages. `prices` are those of models on servers, `servers` all models on servers,
-    including those that the run starts, `devices` the devices of the other models; all by the models' names."""
+    including those that the run starts, `devices` the devices of the other models; all by the models' names.
+    `services` are those that the run starts."""
 
     machine: Machine = field(default_factory=Machine)
     prices: Mapping[str, Price] = field(default_factory=dict)
     servers: Collection[str] = ()
     devices: Mapping[str, str] = field(default_factory=dict)
+    services: Sequence[Service] = ()
 
 
 def estimates(
@@ -64,6 +67,7 @@ def estimates(
     multiplications; if it is empty, the machine's choice."""
     around = around or Around()
     planner = _Planner(store, compute or _products(store, around.machine), around)
+    planner.left = [stage.name for stage in stages if not stage.done]
     return {stage.name: planner.stage(stage) for stage in stages}
 
 
@@ -74,6 +78,8 @@ class _Planner:
         self.around = around
         self.prices = around.prices
         self.known: dict[tuple[str, str], Known] = {}  # by stage and output
+        self.left: list[str] = []  # the stages that are not done, in order
+        self.served: dict[str, Known] = {}  # the models of services, by name
 
     def stage(self, stage: PlannedStage) -> Cost:
         kind = STAGES[stage.settings.type]
@@ -94,35 +100,26 @@ class _Planner:
         return cost
 
     def _servers(self, stage: PlannedStage, inputs: "_Inputs", cost: Cost) -> None:
-        """Reduces the requests of a stage to those that go to servers, and adds their cost. A stage with several models
-        asks each equally often."""
-        models = [ref for ref in stage.inputs if isinstance(ref, ModelRef | ScorerRef | EmbedderRef)]
-        servers = [ref for ref in models if ref.name in self.prices]
-        if cost.asked and servers:
-            self._each(servers, cost)
+        """Reduces the requests of a stage to those that go to servers, and adds their cost."""
+        models = {ref.name for ref in stage.inputs if isinstance(ref, ModelRef | ScorerRef | EmbedderRef)}
+        if not models:
             return
-        calls = cost.calls
-        if not servers:
-            cost.calls = None if models else calls
+        servers = sorted(models & self.prices.keys())
+        asked = {name: cost.asked[name] for name in servers if name in cost.asked}
+        cost.calls = cost.read = cost.money = None
+        if silent := [name for name in servers if name not in asked]:
+            cost.unknown.append(f"calls: how often {', '.join(silent)} is asked")
             return
-        if calls is None:
-            cost.unknown.append(f"calls: how often {', '.join(servers)} is asked")
-            return
-        cost.calls = math.ceil(calls * len(servers) / len(models))
-        read, what = inputs.read(calls, cost.read)
-        used = Tokens(math.ceil(read / len(models)), math.ceil((cost.sampled or 0) / len(models)))
-        cost.money = sum(self.prices[ref.name].of(used) for ref in servers) or None
-        cost.read = used.input * len(servers)
-        cost.notes.append(f"tokens read: counted {what}")
-
-    def _each(self, servers: Sequence[Ref], cost: Cost) -> None:
-        """`_servers` for a stage that specifies its requests to each model."""
-        asked = {ref.name: cost.asked[ref.name] for ref in servers if ref.name in cost.asked}
-        used = {name: Tokens(each.read, each.written) for name, each in asked.items()}
-        if asked:
-            cost.calls = sum(each.calls for each in asked.values())
-            cost.read = sum(each.read for each in asked.values())
+        cost.calls = sum(each.calls for each in asked.values()) if asked else None
+        if dark := [name for name, each in asked.items() if each.read is None]:
+            cost.unknown.append(f"tokens read and money: how long the texts are that {', '.join(dark)} reads")
+        elif asked:
+            used = {name: Tokens(each.read or 0, each.written) for name, each in asked.items()}
+            cost.read = sum(tokens.input for tokens in used.values())
             cost.money = sum(self.prices[name].of(tokens) for name, tokens in used.items()) or None
+            cost.notes.append(f"tokens read: {inputs.counted()}")
+        if one := [name for name, each in asked.items() if each.choices > 1]:
+            cost.notes.append(f"calls: a server that gives one answer at a time is asked more often: {', '.join(one)}")
 
     def _reading(self, stage: PlannedStage, inputs: "_Inputs", cost: Cost) -> None:
         """Adds the memory of the models that a stage reads, by device of the recipe."""
@@ -133,13 +130,38 @@ class _Planner:
                 if shape is not None:
                     writes = isinstance(ref, ModelRef)
                     shape = replace(shape, tied=shape.tied or not writes)
-                    found[ref.name] = Read(shape, self.around.devices.get(ref.name, ""), writes)
-        add_reading(found, self.around.machine, stage.name, self.compute_dtype, cost)
+                    device = self.around.devices.get(ref.name, "")
+                    found[ref.name] = Read(shape, device, writes, isinstance(ref, ScorerRef))
+        servers = self._standing(inputs, cost)
+        add_reading(found, servers, self.around.machine, stage.name, self.compute_dtype, cost)
+
+    def _standing(self, inputs: "_Inputs", cost: Cost, sampled: Rollouts | None = None) -> list[Standing]:
+        """The servers that run during a stage, if the recipe names hardware, and their own problems. `sampled` are the
+        samples of the stage's policy on a server."""
+        stage, machine, found = inputs.stage, self.around.machine, []
+        left = [] if STAGES[stage.settings.type].imports or not machine.devices else self.left
+        named = {Ref(ref).name: Ref(ref) for ref in stage.inputs}
+        for service in self.around.services:
+            if not service.runs(stage.name, left):
+                continue
+            if service.name in named:
+                self.served[service.name] = inputs[named[service.name]]
+            known = self.served.get(service.name, Known(why="its sizes are unknown"))
+            why = uncounted(service, known)
+            if why or known.shape is None:
+                cost.unknown.append(f"memory of the server of {service.name}: {why}")
+                continue
+            keys = sampled if service.samples_for == stage.name else None
+            found.append(standing(service, known.shape, machine, self.compute_dtype, keys))
+        where = f"{machine.where}: hardware: stage {stage.name}: "
+        cost.problems += [where + wrong for wrong in server_problems(found, machine)]
+        return found
 
     # --- stages that train --------------------------------------------------------------------------------------------
 
     def _training(self, job: TrainingJob, inputs: "_Inputs", cost: Cost) -> None:
         """Adds the memory, the operations and the time of a training, and registers its model."""
+        tell_schedule(job.settings, cost.steps or getattr(job.settings, "steps", None), cost)
         model = inputs[job.init]
         shape = None if model.shape is None else job.shape(model.shape)
         cost.outputs[MAIN] = replace(model, records=None, samples=(), added=0, shape=shape)
@@ -154,6 +176,7 @@ class _Planner:
             graders=self._graders(job, inputs, cost),
             load=cost.load,
         )
+        training = replace(training, servers=self._standing(inputs, cost, training.rollouts))
         add_memory(training, inputs.stage.name, cost)
         if cost.tokens is not None:
             cost.flops = training_flops(shape, job.at(self.compute_dtype), cost.tokens, cost.tokens, 0)
@@ -194,21 +217,10 @@ class _Inputs:
         refs = [Ref(ref) for ref in self.stage.inputs if not isinstance(ref, ModelRef | ScorerRef | EmbedderRef)]
         return [self[ref] for ref in refs]
 
-    def read(self, calls: int, told: int | None) -> tuple[float, str]:
-        """Tokens that `calls` requests about the records read (`told` if the stage specifies them), and how they are
-        counted."""
-        expected = [came.tokens + came.added for came in self.records if came.tokens is not None and not came.samples]
-        if told is not None:
-            return told, "as the recipe expects them" if expected else "in bytes of the requests, an upper bound"
-        if expected:
-            mean = sum(expected) / len(expected)
-            return calls * mean, "as the recipe expects the records, without instructions around them"
-        return calls * self.mean_bytes(), "in bytes of the records, an upper bound, without instructions around them"
-
-    def mean_bytes(self) -> float:
-        """Mean bytes of the known records that the stage reads; 0 if none are known."""
-        samples: list[Any] = [record for came in self.records for record in came.samples[:COUNTED]]
-        return sum(len(record.text.encode()) for record in samples) / len(samples) if samples else 0.0
+    def counted(self) -> str:
+        """How the tokens are counted that requests read."""
+        elsewhere = any(came.tokens and not came.samples for came in self.records)
+        return "as the recipe expects the records" if elsewhere else "bytes of the requests, an upper bound"
 
     def lengths(self, refs: Sequence[Ref], model: Known, cost: Cost) -> tuple[float, int] | None:
         """Mean and largest number of tokens of a record of `refs`, rendered with the template of `model`."""
@@ -226,9 +238,9 @@ class _Inputs:
             added = max(added, came.added)
             step = max(1, len(came.samples) // COUNTED)
             for record in came.samples[::step][:COUNTED]:
-                written = texts(record, model.template, folder)
-                encoded = tokenizer.encode_batch(written, add_special_tokens=False)
-                lengths.append(came.added + sum(len(each.ids) for each in encoded))
+                if (written := texts(record, model.template, folder)) is not None:
+                    encoded = tokenizer.encode_batch(written, add_special_tokens=False)
+                    lengths.append(came.added + sum(len(each.ids) for each in encoded))
         if not lengths:
             return None
         note = f"length: mean of {len(lengths)} records"

@@ -8,15 +8,19 @@ from togi.core.files import read_json
 from togi.core.records import Chat, Document, Figure, Match, Message, Pair, Prompt, Record, Sample, Verdict
 from togi.text.jinja import render_jinja
 from togi.text.template import TEMPLATES
+from togi.text.turns import Unrendered
 
 
-def texts(record: Record, template: str | None, folder: Path) -> list[str]:
-    """The texts that the model reads of a record; for a pair, the prompt with one answer, and the other answer
-    alone."""
-    return [
-        part if isinstance(part, str) else _written(part, template, folder, generation=type(record) is Prompt)
-        for part in READ[type(record)](record)
-    ]
+def texts(record: Record, template: str | None, folder: Path) -> list[str] | None:
+    """The texts that the model reads of a record; for a pair, the prompt with one answer, and the other answer alone.
+    None for a record that stages drop, because the template cannot render it."""
+    try:
+        return [
+            part if isinstance(part, str) else _written(part, template, folder, generation=type(record) is Prompt)
+            for part in READ[type(record)](record)
+        ]
+    except Unrendered:
+        return None
 
 
 READ: dict[type[Record], Callable[[Any], list[str | Sequence[Message]]]] = {

@@ -7,14 +7,16 @@ from itertools import combinations
 from pathlib import Path
 
 from togi.commands.plan_machine import Machine
+from togi.commands.plan_services import Standing, of_which, taken
 from togi.core.files import read_cache
 from togi.model.sizes import Job, Shape, key_bytes, largest, predict, rank_peak
+from togi.recipe.hardware import PROCESSOR
 from togi.stages.cost import Cost, Load, Sampled
 from togi.stages.table import STAGES
 from togi.stages.training.job import TrainingJob, grader_bytes
 from togi.stages.training.lora import Lora
 from togi.stages.training.optimisation import Optimisation
-from togi.stages.training.phases import Rollouts, by_phase, one_group
+from togi.stages.training.phases import Rollouts, by_phase, forward_bytes, one_group, scored
 
 SMALLEST = 256  # tokens of a micro-batch that `auto` may choose
 FLOPS = 1e12  # operations in one of `tflops`
@@ -30,7 +32,7 @@ class Grader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """A training of a model with the sizes `shape` on `machine`, with its reward models."""
+    """A training of a model with the sizes `shape` on `machine`, with its reward models, and `servers` beside it."""
 
     job: TrainingJob
     shape: Shape
@@ -38,6 +40,7 @@ class Training:
     machine: Machine
     graders: Sequence[Grader]
     load: Load
+    servers: Sequence[Standing] = ()
 
     @property
     def here(self) -> Job:
@@ -55,24 +58,35 @@ class Training:
         return [each.shape for each in self.graders if self.machine.place(each.device) == self.machine.trains_on]
 
     @property
+    def devices(self) -> list[str]:
+        """The devices that it trains on."""
+        on_card = self.machine.on_card
+        return [f"cuda:{n}" for n in range(self.job.settings.processes)] if on_card else [self.machine.trains_on]
+
+    @property
+    def served(self) -> float:
+        """Bytes of servers on the training device."""
+        return taken(self.servers).get(self.machine.trains_on, 0.0)
+
+    @property
     def beside(self) -> float:
         """Bytes of other models on the training device."""
-        return self.job.beside(self.shape, self.compute_dtype, self.own)
+        return self.job.beside(self.shape, self.compute_dtype, self.own) + self.served
 
     def peak(self, tokens: int) -> float:
-        """Peak bytes with micro-batches of `tokens`."""
-        memory = predict(self.shape, self.here, tokens)
-        training = rank_peak(self.shape, memory, self.job.settings.processes) + self.beside
-        return max([training, *self.phases(tokens).values()])
+        """Peak bytes of the training device with micro-batches of `tokens`."""
+        return max([rank_peak(self.shape, self.here, tokens) + self.beside, *self.phases(tokens).values()])
 
     def phases(self, tokens: int) -> dict[str, float]:
-        """Peak bytes of each phase of a policy on one process; empty for other trainings."""
+        """Peak bytes of each phase of a policy that samples itself, on the device of one process; empty for other
+        trainings."""
         rollouts = self.rollouts
-        if rollouts is None or self.job.settings.processes > 1:
+        if rollouts is None or self.job.served:
             return {}
         own = [replace(grader, tied=True) for grader in self.own]
-        copies = self.job.copies(self.job.at(self.compute_dtype), self.shape, self.compute_dtype)
-        return by_phase(self.shape, self.here, rollouts, tokens=tokens, copies=copies, graders=own)
+        copies = self.job.copies(self.here, self.shape, self.compute_dtype)
+        found = by_phase(self.shape, self.here, rollouts, tokens=tokens, copies=copies, graders=own)
+        return {phase: size + self.served for phase, size in found.items()}
 
     @property
     def rollouts(self) -> Rollouts | None:
@@ -92,15 +106,27 @@ class Training:
 
     def most(self) -> int:
         """The largest number of tokens that fits; 0 if none fit."""
-        return largest(self.shape, self.here, self.room - self.beside, ranks=self.job.settings.processes)
+        return largest(self.shape, self.here, self.room - self.beside)
+
+    def memory(self, tokens: int) -> dict[str, float]:
+        """Bytes by device, with micro-batches of `tokens`."""
+        peak, elsewhere = self.peak(tokens), self.elsewhere()
+        found = {self.machine.trains_on: peak}
+        for place, size in elsewhere.items():
+            found[place] = size + (peak - self.served if place in self.devices else 0.0)
+        return found
 
     def elsewhere(self) -> dict[str, float]:
-        """Bytes of the reward models on other devices."""
-        found: dict[str, float] = {}
+        """Bytes of reward models and servers on other devices than the first. Each process loads the reward models;
+        one of them scores."""
+        found = {place: size for place, size in taken(self.servers).items() if place != self.machine.trains_on}
+        tokens = 0 if self.rollouts is None else scored(self.rollouts)
+        width = 2 if self.compute_dtype == "bfloat16" else 4
         for grader in self.graders:
             place = self.machine.place(grader.device)
             if place != self.machine.trains_on:
-                found[place] = found.get(place, 0.0) + grader_bytes([grader.shape], self.compute_dtype)
+                size = self.job.settings.processes * grader_bytes([grader.shape], self.compute_dtype)
+                found[place] = found.get(place, 0.0) + size + forward_bytes(grader.shape, tokens, width)
         return found
 
 
@@ -128,7 +154,7 @@ def add_memory(training: Training, stage: str, cost: Cost) -> None:
         told = ", ".join(f"{phase} {size / 1e9:.2f}" for phase, size in phases.items())
         cost.notes.append(f"peak by phase: {told} GB{_prompts(training)}")
     if machine.devices:
-        cost.memory = {machine.trains_on: cost.peak_bytes, **training.elsewhere()}
+        cost.memory = training.memory(tokens)
         cost.problems += [f"{machine.where}: hardware: stage {stage}: {wrong}" for wrong in _too_small(training, cost)]
 
 
@@ -154,19 +180,25 @@ def _too_small(training: Training, cost: Cost) -> Iterator[str]:
     """A message for each device with less memory than the stage needs there."""
     machine = training.machine
     for device, needed in cost.memory.items():
-        usable = training.room if device == machine.trains_on else machine.usable(device)
+        usable = training.room if device in training.devices else machine.usable(device)
         if device not in machine.devices:
-            if device != "cpu":
+            if device in {machine.place(grader.device) for grader in training.graders} - {PROCESSOR}:
                 yield f"a reward model is on {device}, which hardware does not name; add it, or change its device"
         elif usable is not None and needed > usable:
-            fits = (
-                _remedy(training) if device == machine.trains_on else "; use a smaller reward model, or a larger card"
-            )
-            size = machine.devices[device].memory
+            servers, size = of_which(training.servers, device), machine.devices[device].memory
             yield (
-                f"it needs {needed / 1e9:.2f} GB of {machine.describe(device)}, which has {size:.4g} GB, of which "
-                f"{usable / 1e9:.2f} may be used{fits}"
+                f"it needs {needed / 1e9:.2f} GB{servers} of {machine.describe(device)}, which has {size:.4g} GB, of "
+                f"which {usable / 1e9:.2f} may be used{_advice(training, device, bool(servers))}"
             )
+
+
+def _advice(training: Training, device: str, serves: bool) -> str:
+    """What to do about a device that is too small."""
+    if device == training.machine.trains_on:
+        return _remedy(training) + ("; or serve the model on another device" if serves else "")
+    if device in training.devices:
+        return "; a process trains there too: put the other model on another device"
+    return f"; use a smaller {'model' if serves else 'reward model'}, or a larger card"
 
 
 def _remedy(training: Training) -> str:
@@ -218,7 +250,10 @@ def _changed(training: Training) -> Iterator[tuple[tuple[str, ...], Training]]:
 
 def _changes(training: Training) -> Iterator[tuple[str, dict[str, object]]]:
     """Settings that save memory and are not set yet: their text, and the change."""
-    settings, rollouts = training.job.settings, training.rollouts
+    settings = training.job.settings
+    rollouts = (
+        None if training.rollouts is None or training.job.served else training.rollouts.of_one(settings.processes)
+    )
     if rollouts is not None and rollouts.bound is None and rollouts.rows > rollouts.group:
         width = 2 if training.compute_dtype == "bfloat16" else 4
         size = math.ceil(one_group(training.shape, rollouts, width) / 1e8) / 10

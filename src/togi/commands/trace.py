@@ -1,9 +1,11 @@
 """The history of a record: what it was made from, what each stage did with it, and what was made from it.
 
-Of whole files only the columns of ids are read; of records that are shown, only their row groups.
+Of whole files only the columns of ids are read; of records that are shown, only their row groups. The id of a prompt is
+a hash of its content, so unrelated data sets may have records with equal ids. A reference is therefore followed only
+along the records that stages read from each other.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import cached_property
@@ -20,6 +22,7 @@ from togi.core.errors import InputError
 from togi.core.files import read_json
 from togi.core.record_streams import read_range
 from togi.core.records import Record, Sample
+from togi.core.settings import MAIN
 from togi.stages.drops import DROPS_FILE
 
 NEAR = 5  # similar ids that an error message lists
@@ -31,13 +34,14 @@ PASSED, CHANGED, MADE, DROPPED, LEFT, READ = "passed on", "changed", "made", "dr
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """A stage with its folder. `files` are those of its outputs of records, by name; `reads` are the stages and outputs
-    that it reads."""
+    that it reads, `apart` those with which it only compares: its main output has nothing from them."""
 
     stage: str
     type: str
     folder: Path
     files: Mapping[str, Path]
     reads: Sequence[tuple[str, str]]
+    apart: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +104,16 @@ class _File:
         self.ids, *columns = (table[name].combine_chunks() for name in table.column_names)
         self.links = list(map(_links, columns))
 
+    @property
+    def stage(self) -> str:
+        """The stage that wrote the file."""
+        return self.place.stage
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The stage and the name of the output."""
+        return self.place.stage, self.output
+
     def names(self, rows: Sequence[int]) -> list[str]:
         """The ids of the records in `rows`."""
         return self.ids.take(pa.array(rows, pa.int64())).to_pylist()
@@ -147,6 +161,11 @@ def _beginning(ids: pa.Array, start: str) -> list[str]:
     return ids.filter(_call("starts_with", ids, pc.MatchSubstringOptions(start))).to_pylist()
 
 
+def _strings(parts: Iterable[Sequence[str]]) -> pa.Array:
+    """All texts of several sequences as one array."""
+    return pa.array([*chain(*parts)], pa.string())
+
+
 def _links(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     if pa.types.is_list(column.type):
         return _call("list_parent_indices", column), _call("list_flatten", column)
@@ -155,13 +174,27 @@ def _links(column: pa.Array) -> tuple[pa.Array, pa.Array]:
 
 
 class Tracer:
-    """The records of a run."""
+    """The records of a run; `places` are its stages in the order of the run."""
 
     def __init__(self, places: Sequence[Place]) -> None:
         self.places = {place.stage: place for place in places}
+        self._came: dict[tuple[str, str], dict[str, None]] = {}
+        self._seen: dict[str, dict[str, None]] = {}
+        for place in places:
+            self._place(place)
         self.files = [
             _File(place, output, path) for place in places for output, path in place.files.items() if path.is_file()
         ]
+
+    def _place(self, place: Place) -> None:
+        """Notes the stages whose records a stage sees, and those whose records can be in, or behind, each output."""
+
+        def of(reads: Sequence[tuple[str, str]]) -> dict[str, None]:
+            return dict.fromkeys([place.stage, *chain(*(self._came.get(read, ()) for read in reads))])
+
+        own, every = of(place.reads), of((*place.reads, *place.apart))
+        self._seen[place.stage] = every
+        self._came |= {(place.stage, output): own if output == MAIN else every for output in place.files}
 
     @cached_property
     def drops(self) -> dict[str, dict[str, str]]:
@@ -209,19 +242,20 @@ class Tracer:
         wanted = pa.array([name], pa.string())
         at = [(file, rows[0]) for file in self.files if (rows := file.rows_of(wanted))]
         record = at[0][0].record(at[0][1]) if at else None
+        stages = [file.stage for file, _ in at] or [stage for stage, why in self.drops.items() if name in why]
         return Life(
             id=name,
             kind="" if record is None else type(record).__name__.lower(),
             text="" if record is None else text_of(record),
             sources=[] if record is None else [f"{s.dataset} ({s.says})" for s in record.sources if s.says],
-            events=list(self._events(name, at)),
-            before=self._before(at[0][0].parents_of([at[0][1]])[at[0][1]] if at else []),
-            after=self._after([name]),
+            events=list(self._events(name, at, stages)),
+            before=self._before(at),
+            after=self._after(name, stages),
         )
 
-    def _events(self, name: str, at: Sequence[tuple[_File, int]]) -> Iterator[Event]:
-        """What each stage did with the record, in the order of the run."""
-        made = self._children(pa.array([name], pa.string()))
+    def _events(self, name: str, at: Sequence[tuple[_File, int]], stages: Sequence[str]) -> Iterator[Event]:
+        """What each stage did with the record, which is in `stages`, in the order of the run."""
+        made = self._children(name, stages)
         held: dict[tuple[str, str], Record] = {}
         for place in self.places.values():
             here = [(file, row) for file, row in at if file.place is place]
@@ -250,63 +284,74 @@ class Tracer:
         what = changes(came[0], now)
         return Event(stage=place.stage, type=place.type, event=CHANGED if what else PASSED, what=what, made=children)
 
-    def _children(self, ids: pa.Array) -> dict[str, list[str]]:
-        """The ids of records that refer to one of `ids`, by the stage that made them."""
+    def _children(self, name: str, stages: Sequence[str]) -> dict[str, list[str]]:
+        """The ids of records that refer to the record `name` of `stages`, by the stage that made them."""
         found: dict[str, list[str]] = {}
-        seen: dict[str, None] = dict.fromkeys(ids.to_pylist())
+        known = {name: None}
         for file in self.files:
-            for name in file.names(file.children_of(ids)):
-                if name not in seen:
-                    seen[name] = None
-                    found.setdefault(file.place.stage, []).append(name)
+            for child in file.names(file.children_of(self._behind(file, {stage: [name] for stage in stages}))):
+                if child not in known:
+                    known[child] = None
+                    found.setdefault(file.stage, []).append(child)
         return found
+
+    def _behind(self, file: _File, ids: Mapping[str, Sequence[str]]) -> pa.Array:
+        """Of `ids` by stage, those of stages whose records are in a file or behind its records."""
+        came = self._came[file.key]
+        return _strings(own for stage, own in ids.items() if stage in came)
 
     # --- before and after ---------------------------------------------------------------------------------------------
 
-    def _before(self, ids: Sequence[str]) -> list[Known]:
-        """The ancestors of a record whose parents are `ids`."""
+    def _before(self, at: Sequence[tuple[_File, int]]) -> list[Known]:
+        """The ancestors of the record in these rows: each is looked for only behind the file that refers to it."""
         found: dict[str, Known | None] = {}
-        while ids := [name for name in dict.fromkeys(ids) if name not in found]:
-            found |= dict.fromkeys(ids)
-            wanted, above = pa.array(ids, pa.string()), []
+        reached: dict[tuple[str, str], dict[str, None]] = {file.key: {} for file in self.files}
+        wanted = {file.key: file.parents_of([row])[row] for file, row in at}
+        while wanted:
+            found |= {name: found.get(name) for ids in wanted.values() for name in ids}
+            above: dict[tuple[str, str], list[str]] = {}
             for file in self.files:
-                for known in self._known(file, file.rows_of(wanted)):
-                    if found[known.id] is None:
-                        found[known.id] = known
-                        above += known.parents
-            ids = above
+                ids = _strings(own for by, own in wanted.items() if file.stage in self._came[by])
+                for known in self._new(file, file.rows_of(ids), reached[file.key]):
+                    found[known.id] = found[known.id] or known
+                    above.setdefault(file.key, []).extend(known.parents)
+            wanted = above
         return [known for known in found.values() if known is not None]
 
-    def _after(self, ids: Sequence[str]) -> list[Known]:
-        """The descendants of records."""
-        found: dict[str, Known | None] = dict.fromkeys(ids)
-        while ids:
-            wanted, new = pa.array(ids, pa.string()), []
+    def _after(self, name: str, stages: Sequence[str]) -> list[Known]:
+        """The descendants of a record that is in `stages`: each is looked for only where those records can be."""
+        found: dict[str, Known] = {}
+        reached: dict[tuple[str, str], dict[str, None]] = {file.key: {name: None} for file in self.files}
+        last: dict[str, list[str]] = {stage: [name] for stage in stages}
+        while last:
+            below: dict[str, list[str]] = {}
             for file in self.files:
-                for known in self._known(file, file.children_of(wanted)):
-                    if known.id not in found:
-                        found[known.id] = known
-                        new.append(known.id)
-            ids = new
-        return [known for known in found.values() if known is not None]
+                for known in self._new(file, file.children_of(self._behind(file, last)), reached[file.key]):
+                    found.setdefault(known.id, known)
+                    below.setdefault(file.stage, []).append(known.id)
+            last = below
+        return [*found.values()]
 
-    def _known(self, file: _File, rows: Sequence[int]) -> Iterator[Known]:
-        """The records in `rows`."""
-        parents, names = file.parents_of(rows), file.names(rows)
-        dropped = self._dropped(names)
-        for row, name in zip(rows, names, strict=True):
-            why = dropped.get(name)
-            yield Known(id=name, stage=file.place.stage, output=file.output, parents=parents[row], dropped=why)
+    def _new(self, file: _File, rows: Sequence[int], reached: dict[str, None]) -> Iterator[Known]:
+        """The records in `rows` that are not in `reached`, which then has them."""
+        names = dict(zip(rows, file.names(rows), strict=True))
+        new = [row for row, name in names.items() if name not in reached]
+        reached |= dict.fromkeys(names.values())
+        parents, dropped = file.parents_of(new), self._dropped([names[row] for row in new], file.stage)
+        for row in new:
+            why = dropped.get(names[row])
+            yield Known(id=names[row], stage=file.stage, output=file.output, parents=parents[row], dropped=why)
 
-    def _dropped(self, names: Sequence[str]) -> dict[str, tuple[str, str]]:
-        """The first stage that dropped each record, and the reason. A stage that kept the record, or made something
-        from it, has dropped only something else that was made from it."""
+    def _dropped(self, names: Sequence[str], stage: str) -> dict[str, tuple[str, str]]:
+        """The first stage behind `stage` that dropped each of its records, and the reason. A stage that kept the
+        record, or made something from it, has dropped only something else that was made from it."""
         found: dict[str, tuple[str, str]] = {}
-        for stage, why in self.drops.items():
+        seeing = {by: why for by, why in self.drops.items() if stage in self._seen[by]}
+        for by, why in seeing.items():
             lost = pa.array([name for name in names if name in why and name not in found], pa.string())
             for file in self.files if len(lost) else ():
-                lost = file.without(lost) if file.place.stage == stage else lost
-            found |= {name: (stage, why[name]) for name in lost.to_pylist()}
+                lost = file.without(lost) if file.stage == by else lost
+            found |= {name: (by, why[name]) for name in lost.to_pylist()}
         return found
 
     def text(self, known: Known) -> str:

@@ -1,12 +1,13 @@
-"""The `card:` of a recipe: texts for the model card that only people can write."""
+"""The `card:` of a recipe: texts for the model card that only people can write, and recommended sampling settings."""
 
 from pydantic import Field
 
+from togi.core.sampling import Drawing, PresetName
 from togi.core.settings import Settings
 
 
 class CardTexts(Settings):
-    """Texts for the card of an exported model, in addition to the facts of the run. They are in no fingerprint."""
+    """What the card of an exported model says in addition to the facts of the run. It is in no fingerprint."""
 
     title: str = Field(default="", description="the model's name; empty: those of the recipe and the stage")
     language: tuple[str, ...] = Field(default=(), description="codes of its languages, as on the hub: [ja, en]")
@@ -20,3 +21,7 @@ class CardTexts(Settings):
     authors: str = Field(default="", description="who made it")
     contact: str = Field(default="", description="where to ask")
     release: str = Field(default="", description="the version, and what changed")
+    sampling: PresetName | Drawing | None = Field(
+        default=None,
+        description="recommended sampling of answers: a preset of a published card, or values; export stores it",
+    )

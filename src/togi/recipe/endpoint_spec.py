@@ -1,15 +1,18 @@
 """The keys of a `models:` entry for a model on a server: how to reach the server, and how to start one."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from togi.client import endpoint
 from togi.core.hashing import file_hash, unreadable
 from togi.core.seeds import digest
 from togi.core.settings import Located, RecipePath, Settings, absolute, runtime_setting
+from togi.text.template import TEMPLATES
 
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 STORED_JUDGE = "replay"
 """The name under which a judge with stored verdicts is served."""
 
@@ -55,6 +58,8 @@ class Serve(Settings):
             raise ValueError("engine replay needs `verdicts`, files with a judge's verdicts, or `answers` of models")
         if self.engine == "replay" and (self.python or self.args):
             raise ValueError("engine replay is part of togi and takes no `python` and no `args`; remove them")
+        if self.engine == "replay" and self.ready_seconds != type(self).model_fields["ready_seconds"].default:
+            raise ValueError("ready_seconds is not read with engine: replay, which starts at once; remove it")
         return self
 
     def content(self) -> str:
@@ -79,9 +84,7 @@ class EndpointKeys(Settings):
     tokenizer: str | None = Field(
         default=None, min_length=1, description="url: a folder or hub id with the model's tokenizer"
     )
-    key_env: str | None = runtime_setting(
-        None, "url: the environment variable with the API key", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"
-    )
+    key_env: str | None = runtime_setting(None, "url: the environment variable with the API key", pattern=VARIABLE)
     protocol: Literal["auto", "openai", "vllm", "sglang", "togi"] = runtime_setting(
         "auto", "url: the server's protocol; auto detects it"
     )
@@ -95,6 +98,26 @@ class EndpointKeys(Settings):
         False, "url: use the provider's batch endpoint, which answers within a day at a lower price"
     )
     serve: Serve | None = runtime_setting(None, "a server that the run starts for this model")
+
+    @field_validator("url")
+    @classmethod
+    def _urls(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if any(map(endpoint.has_key, (value,) if isinstance(value, str) else value or ())):
+            raise ValueError("must not contain a key; put the key in an environment variable and name it as key_env")
+        if value is None or (value and all(value)):  # no text, and no list or item of one, is empty
+            return value
+        found = repr(value if isinstance(value, str) else list(value))
+        raise ValueError(f"should be the base URL of a server (http://127.0.0.1:8000/v1), or several, found {found}")
+
+    @field_validator("key_env", mode="before")
+    @classmethod
+    def _names_a_variable(cls, value: Any) -> Any:
+        if value is not None and not (isinstance(value, str) and re.fullmatch(VARIABLE, value)):
+            raise ValueError(
+                "should be the name of an environment variable (letters, digits and _, no digit first) that holds the "
+                "key; the value found is not shown, because it may be a key"
+            )
+        return value
 
     @field_validator("tokenizer", mode="before")
     @classmethod
@@ -127,6 +150,41 @@ def replayed(keys: EndpointKeys) -> bool:
 def read_here(keys: EndpointKeys, name: str) -> bool:
     """Whether a key is read without `url`."""
     return keys.serve is not None and (name in SERVED_KEYS or (name == "model" and replayed(keys)))
+
+
+def read_with(spec: BaseModel, name: str, place: str) -> None:
+    """Raises ValueError for a setting without effect, because `place`, which it belongs to, is not set."""
+    value = getattr(spec, name)
+    if getattr(spec, place) is None and value != type(spec).model_fields[name].default:
+        found = "" if name == "key_env" else f", found {value!r}"  # it may be a key
+        raise ValueError(f"{name} is read only with {place}{found}; remove it")
+
+
+def refuse_unread(keys: EndpointKeys, kind: str, device: str, tokens: Any, template: Any) -> None:
+    """Raises ValueError for a key of a whole entry that a model on a server does not read. `tokens` and `template` are
+    None if they are not set; a built-in template says how answers end, also without a tokenizer."""
+    where = "url" if keys.url is not None else "engine: replay" if replayed(keys) else ""
+    if not where:
+        return
+    if device:
+        raise ValueError(f"device is not read with {where}, because the model does not run here; remove it")
+    if tokens is not None:
+        raise ValueError(f"tokens are not read with {where}: only a model that runs here can get more; remove them")
+    ends = kind == "causal" and isinstance(template, str) and template in TEMPLATES
+    if template is None or ends or keys.tokenizer is not None:
+        return
+    if where == "url":
+        raise ValueError(
+            f"template: {_short(template)} is read only with `tokenizer`, because the server renders conversations "
+            "itself; set `tokenizer` to a folder or hub id, or remove the template"
+        )
+    names = ", ".join(TEMPLATES)
+    raise ValueError(f"template: {_short(template)} is not read with engine: replay; use one of {names}, or remove it")
+
+
+def _short(template: Any) -> str:
+    """A template as the recipe writes it."""
+    return template if isinstance(template, str) else f"{{file: {template.file}}}"
 
 
 SPEAKS: dict[str, Literal["vllm", "sglang", "togi"]] = {"vllm": "vllm", "sglang": "sglang", "togi": "togi"}

@@ -88,6 +88,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "experiment_name": ("name",),
     "bf16": ("compute",),
     "fp16": ("compute",),
+    "pure_bf16": ("weights",),
     "dataset": ("data",),
     "datasets": ("data",),
     "dataset_name": ("data",),
@@ -114,15 +115,16 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "adapter": ("lora",),
     "use_peft": ("lora",),
     "peft_config": ("lora",),
-    "lora_rank": ("lora.rank",),
-    "lora_r": ("lora.rank",),
+    "lora_rank": ("lora.rank", "rank"),
+    "lora_r": ("lora.rank", "rank"),
     "r": ("rank",),
-    "lora_alpha": ("lora.alpha",),
-    "lora_target": ("lora.targets",),
-    "lora_target_modules": ("lora.targets",),
-    "lora_target_linear": ("lora.targets",),
+    "lora_alpha": ("lora.alpha", "alpha"),
+    "lora_target": ("lora.targets", "targets"),
+    "lora_target_modules": ("lora.targets", "targets"),
+    "lora_target_linear": ("lora.targets", "targets"),
     "target_modules": ("targets",),
     "use_rslora": ("rank_stabilised", "lora.rank_stabilised"),
+    "modules_to_save": ("token_rows", "lora.token_rows"),
     "load_in_4bit": ("lora.base",),
     "quantization_bit": ("lora.base",),
     # preferences
@@ -134,12 +136,14 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "pref_ftx": ("sft_weight",),
     "nll_loss_coef": ("sft_weight",),
     "ref_model": ("reference",),
+    "simpo_gamma": ("target_margin",),
     "center_rewards_coefficient": ("centring",),
     # GRPO
     "num_generations": ("group_size",),
     "n_samples_per_prompt": ("group_size",),
     "num_iterations": ("epochs_per_batch",),
     "ppo_epochs": ("epochs_per_batch",),
+    "steps_per_generation": ("minibatches",),
     "epsilon": ("loss.eps",),
     "eps_clip": ("loss.eps",),
     "clip_ratio": ("loss.eps",),
@@ -157,7 +161,10 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "dynamic_filtering": ("refill_rounds",),
     "filter_groups": ("refill_rounds",),
     "use_vllm": ("engine",),
+    "vllm_mode": ("engine",),
     "vllm_server_host": ("engine",),
+    "vllm_server_port": ("engine",),
+    "vllm_server_base_url": ("engine",),
     "reward_funcs": ("terms", "reward.terms"),
     "reward_weights": ("terms", "reward.terms"),
     "custom_reward_function": ("reward.terms",),
@@ -176,6 +183,8 @@ STEPS = "a number of steps, not a fraction"
 ADAPTERS = "lora: {} trains adapters; without it all weights are trained"
 FOUR_BITS = "lora: {base: nf4}"
 IN_MODEL = "in the entry under models:"
+IN_SMPO = "in a stage of the type train.smpo"
+ENGINE = "{model: $NAME}, where models: declares NAME with url or serve; without it togi samples itself"
 
 MORE = {
     "gradient_accumulation_steps": OF_STEP,
@@ -186,6 +195,16 @@ MORE = {
     "lr_warmup_steps_ratio": STEPS,
     "ppo_mini_batch_size": "their number in a step, not their size",
     "lr_scheduler_type": "cosine, linear or constant",
+    "modules_to_save": "tokens whose rows of embeddings and head are trained too",
+    "simpo_gamma": f"{IN_SMPO}: gamma / beta, because beta multiplies the margin too",
+    "steps_per_generation": "optimiser steps in a pass over a batch of samples; in TRL divided by "
+    "gradient_accumulation_steps",
+    "use_vllm": ENGINE,
+    "vllm_mode": ENGINE,
+    "vllm_server_host": ENGINE,
+    "vllm_server_port": ENGINE,
+    "vllm_server_base_url": ENGINE,
+    "pure_bf16": "weights: bfloat16",
     "report_to": AT_TOP,
     "logger": AT_TOP,
     "use_wandb": f"{AT_TOP}: track: wandb",
@@ -216,7 +235,7 @@ MORE = {
 }
 """Notes on some of these settings. Those that name another place are given wherever the setting is found."""
 
-ELSEWHERE = (AT_TOP, IN_MODEL, OF_DATA, OF_MODELS, "in the entry under data:")
+ELSEWHERE = (AT_TOP, IN_MODEL, IN_SMPO, OF_DATA, OF_MODELS, "in the entry under data:")
 """How a note begins that names another place of the recipe."""
 
 NO_DROPOUT = "adapters have no dropout in togi; remove it"
@@ -226,11 +245,14 @@ ALL_STEPS = "togi logs every step; remove it"
 ONLY_ANSWERS = "only answers carry loss, unless a turn says otherwise; remove it"
 ATTENTION = "togi chooses how to compute attention; remove it"
 ONE_CHOICE = "togi orders and pads rows itself; remove it"
+KERNELS = "togi chooses its kernels itself, and never holds the logits of all tokens; remove it"
+FIXED_REFERENCE = "the reference is always the initial model; remove it"
 PROCESSES = "several processes share the weights by FSDP2: set processes instead"
 
 ABSENT = {
     "neftune_noise_alpha": "noise on embeddings is not supported; remove it",
     "trust_remote_code": "togi never runs code of models; remove it",
+    "bias": "adapters train no biases; remove it",
     "lora_dropout": NO_DROPOUT,
     "dropout": NO_DROPOUT,
     "use_dora": "DoRA is not supported; remove it",
@@ -249,6 +271,17 @@ ABSENT = {
     "train_on_prompt": ONLY_ANSWERS,
     "completion_only_loss": ONLY_ANSWERS,
     "assistant_only_loss": ONLY_ANSWERS,
+    "mask_history": "an answer is context only if its turn in the data has train: false; remove it",
+    "enable_liger_kernel": KERNELS,
+    "use_liger_kernel": KERNELS,
+    "use_liger_loss": KERNELS,
+    "precompute_ref_log_probs": "train.dpo always computes them once, before it trains; remove it",
+    "sync_ref_model": FIXED_REFERENCE,
+    "ref_model_sync_steps": FIXED_REFERENCE,
+    "max_prompt_length": "only train.dpo and train.smpo cut prompts (overflow: truncate): remove it, and prompts that "
+    "are too long",
+    "log_completions": "train.grpo stores all samples, see `togi show RECIPE STAGE.samples`; remove it",
+    "top_entropy_quantile": "no loss selects tokens by their entropy; remove it",
     "flash_attention": ATTENTION,
     "flash_attn": ATTENTION,
     "attn_implementation": ATTENTION,

@@ -25,7 +25,7 @@ def unknown_key(found: str, allowed: Sequence[str], nested: Sequence[str] = (), 
 def meant(found: str, allowed: Sequence[str], nested: Sequence[str] = (), place: str = "") -> str:
     """ "; did you mean ...?", or empty. A suggestion exists at this place, or its note names the other place. Names of
     other tools are tried first, then keys of nested settings and of another place, then similar spellings."""
-    if found in ABSENT and found not in allowed:
+    if found in ABSENT and found not in allowed and not place:
         return f"; {ABSENT[found]}"
     more = MORE.get(found, "")
     if ours := [name for name in FOREIGN.get(found, ()) if name in allowed or name in nested]:

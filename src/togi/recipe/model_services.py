@@ -8,38 +8,45 @@ from togi.core.errors import RecipeError
 from togi.core.settings import references
 from togi.core.sources import PACKAGE, ModelSource
 from togi.recipe.endpoint_spec import Serve, replayed
-from togi.recipe.engines import INIT, engines
+from togi.recipe.engines import INIT, engine_settings
 from togi.recipe.graph import Graph, made_by, model_source
+from togi.recipe.options import Options
 from togi.recipe.schema import ModelSpec
 from togi.recipe.services import ServiceSpec
 from togi.stages.base import MODEL_FOLDER
 from togi.stages.table import STAGES
+from togi.stages.training.engine import EngineSettings
 
+NCCL = '{"backend": "nccl"}'
+"""How vLLM receives weights over a connection."""
 HOST = ("--host", "{host}", "--port", "{port}")
 SEVERAL = ("--tensor-parallel-size", "-tp", "--tp-size", "--pipeline-parallel-size", "-pp", "--pp-size")
 SEVERAL += ("--data-parallel-size", "-dp", "--dp-size")
 """Arguments of engines that use several devices."""
 
 
-def services_of(graph: Graph, store: Path, *, on_cluster: bool = False) -> list[ServiceSpec]:
-    """The services of a recipe, in the order of its models, without those that no stage uses.
+def services_of(graph: Graph, store: Path, options: Options | None = None) -> list[ServiceSpec]:
+    """The services of a recipe, in the order of its models, without those that no stage uses. togi's own compute as the
+    stages of a run with `options` do: in the same type and, except on a cluster, with as many threads.
 
     Raises RecipeError, with the location in the recipe, for a model that its engine cannot serve as declared, or not on
     a cluster.
     """
+    options = options or Options()
     found = _replays(graph)
     for name, spec in graph.recipe.models.items():
-        stages, serve = _askers(graph, name), spec.serve
+        stages, serve = askers(graph, name), spec.serve
         if serve is None or replayed(spec) or not stages:
             continue
         endpoint = graph.endpoint(name)
         assert endpoint is not None
         try:
-            if on_cluster:
+            if options.on:
                 spec = _for_cluster(spec, serve)
-            command = _command(spec, serve, _source(graph, spec, store), endpoint.model)
-            if name in engines(graph.recipe):
-                command = _taking_weights(command, serve)
+            source = _source(graph, spec, store)
+            command = _command(spec, serve, source, endpoint.model, _computing(graph, options))
+            if changers := engine_settings(graph.recipe, name):
+                command = _taking_weights(command, serve, changers)
         except RecipeError as error:
             where = graph.recipe.tree.where(("models", name, "serve"))
             raise RecipeError(f"{where}: models.{name}.serve: {error}") from None
@@ -52,13 +59,13 @@ def _replays(graph: Graph) -> list[ServiceSpec]:
     """The services that replay stored answers: one for all models with the same files."""
     shared: dict[tuple[str, ...], list[str]] = {}
     for name, spec in graph.recipe.models.items():
-        if spec.serve is not None and replayed(spec) and _askers(graph, name):
+        if spec.serve is not None and replayed(spec) and askers(graph, name):
             answers = ("--answers", *spec.serve.answers) if spec.serve.answers else ()
             words = ("-m", "togi.judge.replay", *spec.serve.verdicts, *HOST, *answers)
             shared.setdefault((sys.executable, *words), []).append(name)
     found = []
     for command, (first, *others) in shared.items():
-        asked = {stage for name in (first, *others) for stage in _askers(graph, name)}
+        asked = {stage for name in (first, *others) for stage in askers(graph, name)}
         stages = tuple(stage for stage in graph.nodes if stage in asked)
         found.append(ServiceSpec(name=first, also=tuple(others), command=command, stages=stages, device="cpu"))
     return found
@@ -79,7 +86,7 @@ def _for_cluster(spec: ModelSpec, serve: Serve) -> ModelSpec:
     return spec if spec.device in ("", "cpu") or serve.engine == "togi" else spec.model_copy(update={"device": ""})
 
 
-def _askers(graph: Graph, model: str) -> tuple[str, ...]:
+def askers(graph: Graph, model: str) -> tuple[str, ...]:
     """The stages that use a served model. A stage loads the model that it trains itself."""
     found = []
     for node in graph.nodes.values():
@@ -90,15 +97,18 @@ def _askers(graph: Graph, model: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _taking_weights(command: tuple[str, ...], serve: Serve) -> tuple[str, ...]:
-    """The command of a server whose weights a stage will replace."""
+def _taking_weights(command: tuple[str, ...], serve: Serve, changers: Sequence[EngineSettings]) -> tuple[str, ...]:
+    """The command of a server whose weights stages with these settings will replace."""
+    sleeps = any(each.sleep for each in changers)
     if serve.engine == "togi":
         return (*command, "--updates")
     if serve.engine == "sglang":
-        return command
+        return (*command, *(("--enable-memory-saver",) if sleeps else ()))
     allowed = ("VLLM_SERVER_DEV_MODE=1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1")
     said = () if "--logprobs-mode" in serve.args else ("--logprobs-mode", "processed_logprobs")
-    return ("env", *allowed, *command, *said)
+    sent = any(each.publish == "transfer" for each in changers) and "--weight-transfer-config" not in serve.args
+    more = ("--weight-transfer-config", NCCL) if sent else ()
+    return ("env", *allowed, *command, *said, *more, *(("--enable-sleep-mode",) if sleeps else ()))
 
 
 def _source(graph: Graph, spec: ModelSpec, store: Path) -> ModelSource:
@@ -109,11 +119,19 @@ def _source(graph: Graph, spec: ModelSpec, store: Path) -> ModelSource:
     return ModelSource(kind="path", name=str(store / graph.nodes[made.name].folder_name / MODEL_FOLDER))
 
 
-def _command(spec: ModelSpec, serve: Serve, source: ModelSource, name: str) -> tuple[str, ...]:
+def _computing(graph: Graph, options: Options) -> tuple[str, ...]:
+    """The arguments of a togi server that computes as the stages do."""
+    threads = () if options.on else ("--threads", str(options.worker_threads))
+    return ("--dtype", graph.recipe.compute_dtype(options.compute), *threads)
+
+
+def _command(
+    spec: ModelSpec, serve: Serve, source: ModelSource, name: str, computing: tuple[str, ...]
+) -> tuple[str, ...]:
     if source.tokens:
         raise RecipeError("a model with added tokens cannot be served; train and save it first, then serve the result")
     if serve.engine == "togi":
-        return (*_python(serve), *_togi(spec, source, name), *HOST, *serve.args)
+        return (*_python(serve), *_togi(spec, source, name), *computing, *HOST, *serve.args)
     if not serve.python:
         raise RecipeError(f"engine {serve.engine} needs `python`: the Python of the environment that contains it")
     if source.kind == "package":

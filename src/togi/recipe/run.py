@@ -69,8 +69,7 @@ class Run:
         self.folder = run_folder(graph.recipe.name)
         self.id = run_id(graph.recipe.name, [(node.name, node.fingerprint) for node in graph.nodes.values()])
         self.workers: Executor | None = None
-        on_cluster = bool(options.on)
-        specs = services_of(graph, self.store, on_cluster=on_cluster) if services is None else services
+        specs = services_of(graph, self.store, options) if services is None else services
         self.services = Services(specs, self.folder, self._service_died, self._start_service)
         self.at_work = ""  # the running stage
         self.cluster = ""  # the address of the cluster

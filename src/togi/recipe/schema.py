@@ -16,7 +16,7 @@ from togi.core.locks import LOCK
 from togi.core.settings import MadeModelRef, RecipePath, Settings, runtime_setting
 from togi.recipe.card_texts import CardTexts
 from togi.recipe.document import KeyPath, dotted
-from togi.recipe.endpoint_spec import URL_KEYS, EndpointKeys, read_here, replayed
+from togi.recipe.endpoint_spec import URL_KEYS, EndpointKeys, read_here, read_with, refuse_unread, replayed
 from togi.recipe.hardware import Device, Hardware
 from togi.recipe.hints import outside_name, shape, stage_setting, unknown_key
 from togi.recipe.licensed import Licensed
@@ -83,7 +83,9 @@ class ModelSpec(EndpointKeys, Licensed):
         "", "device for a model that is not trained (cpu, cuda:1); empty: the machine's choice", pattern=DEVICE
     )
     shape: RecipePath | None = runtime_setting(
-        None, "hub, url: a config.json of the model, so that `togi plan` knows its sizes without the model"
+        None,
+        "hub, url: a config.json of the model, so that `togi plan` knows its sizes without the model; `togi check` "
+        "compares it with the hub's",
     )
     template: str | TemplateFile | None = Field(
         default=None,
@@ -104,15 +106,15 @@ class ModelSpec(EndpointKeys, Licensed):
         if not replayed(self):
             _exactly_one(self, ("package", "hub", "path", "url"))
         if self.url is None:
-            _read_with(self, "revision", "hub")
+            read_with(self, "revision", "hub")
         elif self.model is None:
             raise ValueError("an endpoint (url) needs `model`, the model's name on the server")
-        _read_with(self, "file", "package")
+        read_with(self, "file", "package")
         if self.shape is not None and self.hub is None and self.url is None:
             raise ValueError("shape is read only with hub or url; a local model has its own config.json; remove it")
         for name in URL_KEYS:
             if not read_here(self, name):
-                _read_with(self, name, "url")
+                read_with(self, name, "url")
         if replayed(self) and (self.package, self.hub, self.path, self.url, self.kind) != (None,) * 4 + ("causal",):
             raise ValueError(
                 "serve: {engine: replay} replays stored answers, so package, hub, path, url and kind cannot be set; "
@@ -122,6 +124,9 @@ class ModelSpec(EndpointKeys, Licensed):
             raise ValueError("serve starts a server for a local model (package, hub, path); url names a running one")
         if self.prefix and self.kind != "embedder":
             raise ValueError(f"prefix is read only with kind: embedder, found kind: {self.kind}; remove it")
+        if self.kind == "embedder" and (unread := [n for n in ("template", "tokens") if getattr(self, n) is not None]):
+            raise ValueError(f"{unread[0]} is not read with kind: embedder; remove it")
+        refuse_unread(self, self.kind, self.device, self.tokens, self.template)
         return self
 
     @model_validator(mode="after")
@@ -145,7 +150,7 @@ class DataSpec(DataSettings):
         if self.preset is not None and self.columns:
             raise ValueError(f"columns are not read with a preset, which defines those of {self.preset}; remove one")
         if self.on_hub is None:
-            _read_with(self, "revision", "hub")
+            read_with(self, "revision", "hub")
         return self
 
 
@@ -154,13 +159,6 @@ def _exactly_one(spec: BaseModel, names: tuple[str, ...]) -> None:
     if len(given) != 1:
         found = " and ".join(given) or "none of them"
         raise ValueError(f"exactly one of {', '.join(names)} is needed, found {found}")
-
-
-def _read_with(spec: BaseModel, name: str, place: str) -> None:
-    """Raises ValueError for a setting without effect, because `place`, which it belongs to, is not set."""
-    value = getattr(spec, name)
-    if getattr(spec, place) is None and value != type(spec).model_fields[name].default:
-        raise ValueError(f"{name} is read only with {place}, found {value!r}; remove it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +334,7 @@ def _wrong(cls: type[BaseModel], values: Any, place: KeyPath, errors: list[Any])
     text = ", or ".join(sorted(wants, key=lambda want: want.startswith(REFERENCE)))  # the reference repeats the value
     text = text.replace(f"or {REFERENCE}", "or a reference")
     if "value_error" in kinds and isinstance(found, str) and (said := re.search(r"a reference like .* to (\w+)", text)):
-        return f"{text}{outside_name(found, said[1])}"
+        return text if cls is ModelSpec else f"{text}{outside_name(found, said[1])}"  # it is declared there already
     if "value_error" in kinds or (isinstance(found, dict | list) and not kinds[0].endswith(("_type", "literal_error"))):
         return text
     return f"{text}, found {_shown(found)}{shape(str(place[-1]) if place else '', found, text, types_at(cls, place))}"

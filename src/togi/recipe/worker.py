@@ -99,6 +99,7 @@ def _obey(command: dict[str, Any], control: Control, meet: Callable[[], Ranks]) 
     """Does a stage, or another order of the parent; returns whether another run had done it. Returns None if it failed,
     after reporting the failure."""
     sys.excepthook = crash = partial(_crash, control, command)
+    control.give_up = lambda error: crash(type(error), error, None)
     try:
         ranks = meet()
         sys.excepthook = crash  # torch.distributed has replaced it

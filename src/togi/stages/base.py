@@ -13,6 +13,7 @@ from pydantic import Field
 from togi.core.settings import MAIN, Ref, Settings, runtime_setting
 from togi.core.sources import ModelSource
 from togi.stages.cost import Cost, Inputs
+from togi.stages.known_answers import Answers, AnswersOf
 
 RECORDS_FILE = "output/records.parquet"
 MODEL_FOLDER = "output/model"
@@ -173,8 +174,11 @@ class StageType:
     `estimate(settings, inputs)` is the cost of the stage. `job(settings)` is how it trains (a `TrainingJob`); a stage
     without one does not train. `measures(settings)` are the records on which it evaluates models. `chooses(settings)`
     refers to the records of which the outputs are subsets; `lacks(settings, count)` says why the work refuses that many
-    of them, empty if it does not. With `imports`, records come from outside: `work` has
-    `read(settings, takers)` in addition to `run`.
+    of them, empty if it does not. `answers(settings, of)` is what is known of the samples that it will give, from what
+    is known of its inputs (`of`); `refuses(settings, of)` says why the work refuses such inputs, and
+    `empties(settings, of)` why it would give no record with them, except in named outputs. With `imports`, records come
+    from outside: `work` has `read(settings, takers)` in addition to `run`. `cleans`: it drops records that are in sets
+    on which models are measured.
     """
 
     name: str
@@ -190,7 +194,11 @@ class StageType:
     measures: Callable[[Any], Sequence[Ref]] | None = None
     chooses: Callable[[Any], Ref] | None = None
     lacks: Callable[[Any, int], str] | None = None
+    answers: Callable[[Any, AnswersOf], Answers] | None = None
+    refuses: Callable[[Any, AnswersOf], str] | None = None
+    empties: Callable[[Any, AnswersOf], str] | None = None
     imports: bool = False
+    cleans: bool = False
     conserves: bool = False
 
     @property

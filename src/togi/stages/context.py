@@ -17,7 +17,7 @@ import numpy as np
 from togi.client.endpoint import Endpoint
 from togi.core.aside import records_aside
 from togi.core.codec import read_records, write_records
-from togi.core.errors import InputError, Interrupted, StageError
+from togi.core.errors import InputError, Interrupted, StageError, TogiError
 from togi.core.files import append_line, cut_torn_line, read_json, read_lines, read_object, write_json
 from togi.core.hashing import file_hash
 from togi.core.ranks import ALONE, Ranks
@@ -54,10 +54,12 @@ class Resolved:
 
 @dataclass(slots=True)
 class Control:
-    """The connection between a stage and its runner: events go out, a request to stop comes in."""
+    """The connection between a stage and its runner: events go out, a request to stop comes in. `give_up` ends the
+    process at once with an error, from any thread."""
 
     send: Callable[[dict[str, Any]], None]
     stop: bool = False
+    give_up: Callable[[TogiError], None] = lambda error: None
 
 
 @dataclass(slots=True)

@@ -20,15 +20,17 @@ class Known:
     """The known facts about an output, or a model from outside, for its readers.
 
     `records` is the largest number of records that it has or will have. `samples` are some of them, or of the records
-    that they will be made from; `added` is the most tokens that each gains on the way. Without samples, `tokens` is the
-    mean and `longest` the maximum number of tokens of a record, from the recipe. `group` is the number of answers to
-    each prompt. `shape` are the sizes of a model, `context` its context length in tokens, `tokenizer` the folder of its
-    tokenizer. `why` states what is unknown, and why.
+    that they will be made from; `added` is the most tokens that each gains on the way. `beside` are those of the other
+    sets of a mixture, each with the tokens that it gains more, or None if one is unknown. Without samples, `tokens` is
+    the mean and `longest` the maximum number of tokens of a record, from the recipe. `group` is the number of answers
+    to each prompt. `shape` are the sizes of a model, `context` its context length in tokens, `tokenizer` the folder of
+    its tokenizer. `why` states what is unknown, and why.
     """
 
     records: int | None = None
     samples: Sequence[Record] = ()
     added: int = 0
+    beside: tuple[tuple[Sequence[Record], int], ...] | None = ()
     tokens: float | None = None
     longest: int | None = None
     group: int | None = None
@@ -65,26 +67,28 @@ class Sampled:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """Upper bounds for a stage's requests to one model: their number, the tokens of their prompts (or bytes, which are
-    more), the tokens of their answers."""
+    more; None if unknown), the tokens of their answers, and the most answers to one of them."""
 
     calls: int
-    read: int = 0
+    read: int | None = 0
     written: int = 0
+    choices: int = 1
 
 
 @dataclass(slots=True)
 class Cost:
     """The cost of a stage as known beforehand. `records` and `tokens` are the most that it can output and compute;
-    `sampled` the most tokens that it generates; `unknown` states what is missing, and why.
+    `steps` the most optimiser steps of one training; `sampled` the most tokens that it generates; `unknown` states what
+    is missing, and why.
 
-    `calls` is the number of its requests to models, local or on servers, and `read` the most tokens of their prompts;
-    `plan` keeps those to servers and computes `money` from them. A stage that uses its models differently sets `asked`,
-    by model name. `answer` is the most tokens of a single answer of a model that it asks; the settings alone determine
-    it. `stored_bytes` is about what the samples of a policy will occupy on disk.
+    `asked` are its requests to models, local or on servers, by model name. `calls` is their number and `read` the most
+    tokens of their prompts; `plan` keeps those to servers and computes `money` from them. `answer` is the most tokens
+    of a single answer of a model that it asks; the settings alone determine it. `stored_bytes` is about
+    what the samples of a policy will occupy on disk.
 
     `peak_bytes` is the peak memory of the device that trains, and `memory` the bytes by device if the recipe names
     hardware. `phases` are the peaks of each phase of a policy's training. `problems` state for what a device is too
-    small, and what would fit.
+    small, and what would fit. `alarms` state what the settings ask for and cannot have.
 
     `load` is the computation of a training stage. `outputs` are the known facts about the outputs, for the stages that
     read them; nothing is known of an output that is not in it.
@@ -92,6 +96,7 @@ class Cost:
 
     records: int | None = None
     samples: int | None = None
+    steps: int | None = None
     tokens: int | None = None
     sampled: int | None = None
     flops: float | None = None
@@ -104,6 +109,7 @@ class Cost:
     stored_bytes: int | None = None
     notes: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
     memory: dict[str, float] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -111,10 +117,18 @@ class Cost:
     outputs: dict[str, Known] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
 
-    def ask(self, name: str, calls: int, read: int, written: int) -> None:
-        """Adds requests to a model, by its name."""
+    def ask(self, name: str, calls: int, read: int | None, written: int, choices: int = 1) -> None:
+        """Adds requests to a model, by its name; None if it is unknown how much they read."""
         before = self.asked.get(name, Asked(calls=0))
-        self.asked[name] = Asked(calls=before.calls + calls, read=before.read + read, written=before.written + written)
+        self.asked[name] = Asked(
+            calls=before.calls + calls,
+            read=None if before.read is None or read is None else before.read + read,
+            written=before.written + written,
+            choices=max(before.choices, choices),
+        )
+        self.calls = sum(each.calls for each in self.asked.values())
+        sizes = [each.read for each in self.asked.values()]
+        self.read = None if None in sizes else sum(size for size in sizes if size is not None)
 
     def to_json(self) -> dict[str, Any]:
         """The values that `togi plan` reports, as a plain mapping."""

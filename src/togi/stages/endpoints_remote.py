@@ -2,21 +2,25 @@
 
 import importlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from togi.client.answers import Failure, Whole
 from togi.client.client import Client
-from togi.client.endpoint import Endpoint
+from togi.client.endpoint import NO_BOUND, Endpoint
+from togi.client.exchange import Counter
 from togi.client.live import LiveClient
 from togi.client.requests import AnyRequest
 from togi.client.store import AnswerStore
-from togi.core.errors import RecipeError
+from togi.client.transfer import Wire
+from togi.core.errors import InputError, RecipeError
 from togi.core.settings import EmbedderRef, ModelRef, Ref, ScorerRef
 from togi.stages.context import Context
+from togi.stages.prompt_tokens import PromptTokens
 from togi.stages.remote import (
     END,
     RemoteChooser,
@@ -102,15 +106,31 @@ def asker(context: Context, ref: Ref) -> StageAsker:
     endpoint = context.endpoint(ref)
     assert endpoint is not None
     if (found := context.clients.get(endpoint.name)) is None:
-        found = context.clients[endpoint.name] = StageAsker(context, _client(context, endpoint))
+        found = context.clients[endpoint.name] = StageAsker(context, _client(context, endpoint, ref))
         context.spent = lambda: _words(context)
     return found
 
 
-def _client(context: Context, endpoint: Endpoint) -> Client:
+def _client(context: Context, endpoint: Endpoint, ref: Ref) -> Client:
     store = context.leaving.enter_context(closing(AnswerStore(Path(context.cache) / ANSWERS)))
-    client = Client(endpoint, store, run=context.run, tell=context.alarm, check=context.check_stop)
+    counter, tell, check = _counter(context, endpoint, ref), context.alarm, context.check_stop
+    client = Client(endpoint, store, run=context.run, counter=counter, tell=tell, check=check)
     return context.leaving.enter_context(closing(client))
+
+
+def _counter(context: Context, endpoint: Endpoint, ref: Ref) -> Callable[[], Counter] | None:
+    """What makes the counter of prompt tokens, if the recipe names a tokenizer and sets a limit that needs it."""
+    source = context.model(ref)
+    limited = endpoint.budget != NO_BOUND or endpoint.tokens_per_minute is not None
+    return partial(_prompt_tokens, context, ref) if limited and source.tokenizer else None
+
+
+def _prompt_tokens(context: Context, ref: Ref) -> PromptTokens:
+    work = importlib.import_module("togi.stages.readers_work")
+    try:
+        return PromptTokens(*work.read_counter(context.model(ref), context.cache))
+    except (InputError, RecipeError) as error:
+        raise type(error)(f"models.{ref.name}.tokenizer, which counts what requests may use: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +138,9 @@ class _Live:
     client: LiveClient
 
 
-def live_client(context: Context, ref: Ref) -> LiveClient:
-    """The client for an engine, a server whose weights the stage replaces; its answers are not stored. Raises
-    RecipeError for a provider's batch endpoint."""
+def live_client(context: Context, ref: Ref, wire: Wire | None = None) -> LiveClient:
+    """The client for an engine, a server whose weights the stage replaces; its answers are not stored. `wire` carries
+    weights that are sent without a folder. Raises RecipeError for a provider's batch endpoint."""
     endpoint = context.endpoint(ref)
     assert endpoint is not None
     if endpoint.batch:
@@ -128,7 +148,7 @@ def live_client(context: Context, ref: Ref) -> LiveClient:
             f"stage {context.name}: models.{ref.name}.batch: a policy cannot wait for a batch endpoint; remove it"
         )
     store = context.leaving.enter_context(closing(AnswerStore(Path(context.cache) / ANSWERS)))
-    client = LiveClient(endpoint, store, run=context.run, check=context.check_stop)
+    client = LiveClient(endpoint, store, run=context.run, check=context.check_stop, wire=wire)
     context.clients[f"{endpoint.name} (engine)"] = _Live(context.leaving.enter_context(closing(client)))
     context.spent = lambda: _words(context)
     return client

@@ -1,7 +1,7 @@
 """Records which evaluation sets a model's data was compared with: `decontaminate` writes this next to its output, and
 an evaluation finds it through the lineage of the model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,33 @@ def held_against(context: Context, ref: Ref, tests: Ref) -> list[Held]:
 
     Raises DamagedFile.
     """
-    folder, mark = context.inputs[ref].folder, context.output_mark(tests)
-    found = [] if folder is None else [held for made in _lineage(folder) for held in _read(made / FILE)]
+    folder, mark = made_in(context, ref), context.output_mark(tests)
+    found = [] if folder is None else [held for made in lineage(folder) for held in _read(made / FILE)]
     return [held for held in dict.fromkeys(found) if held.mark == mark]
 
 
-def _lineage(folder: Path) -> Iterator[Path]:
+def told(found: Iterable[Held]) -> str:
+    """Comparisons in words."""
+    each = (f"{held.stage}: {held.matched} of {held.records} records matched and were left out" for held in found)
+    return "; ".join(each)
+
+
+def made_in(context: Context, ref: Ref) -> Path | None:
+    """The folder of the stage that made `ref`, also if the recipe names a path into that folder; None for what comes
+    from outside."""
+    target = context.inputs[ref]
+    if target.folder is not None:
+        return target.folder
+    return None if target.source is None or target.source.kind != "path" else stage_of(Path(target.source.name))
+
+
+def stage_of(model: Path) -> Path | None:
+    """The folder of the stage that a model's folder is in; None if it is in none."""
+    output = model.resolve().parent
+    return output.parent if output.name == "output" and (output.parent / MADE_FROM).is_file() else None
+
+
+def lineage(folder: Path) -> Iterator[Path]:
     """The folder of a stage and those of all stages that it was made from, each once."""
     waiting, seen = [folder], {folder: None}
     while waiting:

@@ -1,7 +1,8 @@
 """Rehearsals: prepare the rows of stages as a run does, but without weights, for `togi check`.
 
 A stage's work module may have `rehearse(settings, context)`. It yields rows as `run` renders, truncates and masks them,
-and raises the errors that `run` would raise for them. A stage that loads no model needs none.
+and raises the errors that `run` would raise for them; with `weightless`, also ServerRenders. A stage that loads no
+model needs none. `preflight(settings)`, if there is one, raises errors that need no records.
 """
 
 import importlib
@@ -43,6 +44,10 @@ class Rehearsed:
         return max(len(side.ids) for side in self.sides) + self.more
 
 
+class ServerRenders(Exception):
+    """The rows for a model cannot be rendered here: its server renders them, and the recipe names no tokenizer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Weightless:
     """Stands in for a network when only its configuration is read."""
@@ -52,8 +57,11 @@ class Weightless:
 
 def weightless(context: Context, ref: Ref) -> LoadedModel:
     """A model without its network; for a model on a server, with the tokenizer that the recipe names. Raises InputError
-    and RecipeError as loading does, except for weights."""
+    and RecipeError as loading does, except for weights, and ServerRenders for a model on a server without a
+    tokenizer."""
     source = context.model(ref)
+    if source.kind == "endpoint" and not source.tokenizer:
+        raise ServerRenders
     if source.kind == "endpoint":
         words, template = read_words(source, context.cache, "causal")
         net = Weightless(_Stated(context.contexts.get(ref.name)))
@@ -92,6 +100,12 @@ def context_limit(model: LoadedModel) -> int | None:
 def rehearsal(stage: StageType) -> Callable[[Any, Context], Iterable[Rehearsed]] | None:
     """The `rehearse` function of a stage; None for a stage that renders no rows."""
     return getattr(importlib.import_module(stage.work), "rehearse", None)
+
+
+def preflight(stage: StageType) -> Callable[[Any], None]:
+    """The `preflight` function of a stage; one that does nothing for a stage without any."""
+    found: Callable[[Any], None] | None = getattr(importlib.import_module(stage.work), "preflight", None)
+    return found or (lambda settings: None)
 
 
 def data_rows(context: Context, model: LoadedModel, data: Data) -> list[Rehearsed]:

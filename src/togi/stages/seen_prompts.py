@@ -3,6 +3,7 @@ scorer that grades it, has seen its prompts before."""
 
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from togi.core.records import Message
 from togi.core.seeds import digest
 from togi.core.settings import Ref
 from togi.stages.context import Context
+from togi.stages.held_against import stage_of
 from togi.text.compare import normalise
 
 FILE = "learnt.json"
@@ -26,7 +28,7 @@ def keep_marks(context: Context, init: Ref, mark_N: np.ndarray) -> None:
     """`keep_learnt` for prompts whose hashes are known, as numbers. Each takes some 50 bytes of memory."""
     if not context.ranks.first:
         return
-    every_N = np.concatenate([np.fromiter((int(each, 16) for each in learnt(context, init)), np.uint64), mark_N])
+    every_N = np.concatenate([np.fromiter((int(each, 16) for each in learnt(context, init) or ()), np.uint64), mark_N])
     _, first_M = np.unique(every_N, return_index=True)
     first_M.sort()
     with atomic_file(context.folder / FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -35,15 +37,32 @@ def keep_marks(context: Context, init: Ref, mark_N: np.ndarray) -> None:
         file.write("\n]\n" if len(first_M) else "[]\n")
 
 
-def learnt(context: Context, ref: Ref) -> list[str]:
-    """Hashes of the prompts that `ref` was trained on; empty for models from outside."""
-    folder = context.inputs[ref].folder
-    if folder is None or not (folder / FILE).exists():
-        return []
-    found = read_json(folder / FILE)
+def learnt(context: Context, ref: Ref) -> list[str] | None:
+    """Hashes of the prompts that `ref` was trained on; None if nothing is known of them, as for most models from
+    outside. Raises DamagedFile."""
+    path = _beside(context, ref)
+    if path is None:
+        return None
+    found = read_json(path)
     if not isinstance(found, list):
-        raise DamagedFile(f"{folder / FILE}: damaged: expected a list, found {str(found)[:40]!r}")
+        raise DamagedFile(f"{path}: damaged: expected a list, found {str(found)[:40]!r}")
     return found
+
+
+def _beside(context: Context, ref: Ref) -> Path | None:
+    """The file of a model: in the folder of its stage, or in the folder of an exported model."""
+    target = context.inputs[ref]
+    if target.folder is not None:
+        return target.folder / FILE if (target.folder / FILE).is_file() else None
+    return None if target.source is None or target.source.kind != "path" else file_of(Path(target.source.name))
+
+
+def file_of(model: Path) -> Path | None:
+    """The file with the hashes of the prompts that the model in a folder was trained on: in the folder of its stage, or
+    in its own folder, where `togi export` puts it. None if there is none."""
+    made = stage_of(model)
+    folders = [model] if made is None else [made, model]
+    return next((folder / FILE for folder in folders if (folder / FILE).is_file()), None)
 
 
 def mark(messages: Sequence[Message]) -> str:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import ENGINE, Process, context, fake, togi_serve, train
+from engines import ENGINE, Forked, Process, context, fake, togi_serve, train
 from grpo_runs import Bench, lines, weights
 from policy_servers import VLLM, policy_server
 from pydantic import ValidationError
 from served import serving
+from transfer_servers import NapSGLang, NapVLLM
 
 from togi.core.codec import read_records
 from togi.core.errors import StageError
@@ -20,9 +21,12 @@ from togi.model.load import load
 from togi.rewards.combine import Reward
 from togi.rollout.local import Sampler
 from togi.rollout.prompt_logprobs import text_logprobs
+from togi.rollout.transfer import Receiver
 from togi.serve.app import Served
 from togi.serve.chat import Speaker, chat_app
+from togi.serve.transfer import add_transfers
 from togi.stages.training.grpo import TrainGrpo
+from togi.stages.training.grpo_updates_work import Updates
 
 AHEAD: dict[str, Any] = {
     "staleness": 1,
@@ -62,7 +66,9 @@ def app(bench: Bench, takes: bool = True) -> Any:
         read=lambda ids, top: text_logprobs(model.net, ids, top),
         weights=read,
     )
-    return chat_app(served, speaker)
+    found = chat_app(served, speaker)
+    add_transfers(found, Receiver(dict(model.net.named_parameters())), sampler.publish)
+    return found
 
 
 @pytest.fixture
@@ -80,6 +86,8 @@ def url(bench) -> Iterator[str]:
         pytest.param("disk", {"validation": 0.3, "evaluate_every": 2, "steps": 2}, id="whole"),
         pytest.param("disk", {"lora": {"rank": 2}, "steps": 2}, id="merged"),
         pytest.param("adapter", {"lora": {"rank": 2}, "steps": 2}, id="adapter"),
+        pytest.param("transfer", {"validation": 0.3, "evaluate_every": 2, "steps": 2}, id="sent"),
+        pytest.param("transfer", {"lora": {"rank": 2}, "steps": 2}, id="merged-and-sent"),
     ],
 )
 def test_a_policy_sampled_on_a_server_learns_what_one_sampled_here_does(bench, url, publish, more, request):
@@ -204,6 +212,49 @@ def test_togi_serve_is_killed_and_the_run_goes_on_with_the_same_bits(bench, tmp_
     assert weights(bench.folder / "killed-togi") == weights(bench.run("whole-togi", bench.settings()))
 
 
+def test_a_server_that_lost_the_connection_gets_the_weights_again_over_a_new_one(bench, tmp_path, monkeypatch):
+    settings = bench.settings(**AHEAD, engine={**ENGINE, "publish": "transfer"}, steps=4, save_every=2)
+    server = Forked(bench.folder / "model", tmp_path / "home", reward=False)
+    try:
+        whole = train(settings, context(bench, "whole-sent", server.url, concurrency=1))
+        told = disturbed(bench, "killed-sent", settings, server, monkeypatch)
+    finally:
+        server.kill()
+    assert told.count("its answers are discarded and sampled again") >= 2
+    assert weights(bench.folder / "killed-sent") == whole
+
+
+# --- sleep ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("speaks", [pytest.param(NapVLLM, id="vllm"), pytest.param(NapSGLang, id="sglang")])
+def test_a_server_sleeps_while_the_policy_learns_also_after_a_kill(bench, letters, monkeypatch, speaks):
+    settings = bench.settings(engine={**ENGINE, "tolerance": 100.0, "sleep": True}, steps=3, save_every=1)
+    plain, naps = Updates.steps, []
+
+    def steps(updates: Updates, made: Any) -> Any:
+        naps.append(server.speaks.asleep)
+        yield from plain(updates, made)
+
+    monkeypatch.setattr(Updates, "steps", steps)
+    with policy_server(speaks, letters) as server:
+        whole = train(settings, context(bench, f"naps-{speaks.owner}", server.url))
+        assert naps == [True] * 3 and not server.speaks.asleep
+        made = context(bench, f"killed-nap-{speaks.owner}", server.url)
+        made.control.send = lambda event: killed_in(event, 2)
+        with pytest.raises(Killed):
+            train(settings, made)
+        assert server.speaks.asleep
+        assert train(settings, context(bench, f"killed-nap-{speaks.owner}", server.url)) == whole
+        assert not server.speaks.asleep
+    assert server.wrong == []
+
+
+def killed_in(event: dict[str, Any], step: int) -> None:
+    if event["event"] == "progress" and event["done"] == step:
+        raise Killed
+
+
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +265,10 @@ def test_togi_serve_is_killed_and_the_run_goes_on_with_the_same_bits(bench, tmp_
         ({"engine": {**ENGINE, "publish": "adapter"}}, "publish: adapter needs lora"),
         ({"engine": ENGINE, "key_cache": 1.0}, "key_cache limits the embedded engine"),
         ({"engine": ENGINE, "lora": {"rank": 2}, "processes": 2}, "set engine.publish: adapter"),
+        ({"engine": {**ENGINE, "publish": "transfer"}, "processes": 2}, "publish: transfer works with one process"),
+        ({"engine": {**ENGINE, "publish": "transfer", "folder": "f"}}, "publish: transfer writes no folder"),
+        ({"engine": {**ENGINE, "publish": "transfer", "sleep": True}}, "sleep is for a server on the trainer's card"),
+        ({**AHEAD, "engine": {**ENGINE, "sleep": True}}, "engine.sleep frees the server's memory during training"),
     ],
 )
 def test_settings_that_do_not_fit_an_engine_are_refused(bench, more, message):

@@ -13,7 +13,7 @@ from tiny_texts import bare_context, chats
 
 from togi.client.endpoint import Endpoint
 from togi.core.settings import ChatsRef, ModelRef
-from togi.model.sizes import Job, Shape, predict
+from togi.model.sizes import Job, Shape, largest, predict, rank_peak
 from togi.stages import models
 from togi.stages.context import Resolved
 from togi.stages.training import grpo, memory_work, sft_work
@@ -146,6 +146,15 @@ def test_auto_takes_what_fits_and_keeps_it(tmp_path, monkeypatch):
     other = bare_context(tmp_path / "other", chats=chats())
     fit = memory_work.MemoryBudget(training_job(auto), other)
     assert (fit.settings.micro_batch_tokens, other.fits) == (2**16, 2**17)
+
+
+def test_auto_counts_only_the_share_of_one_of_several_processes(tmp_path, monkeypatch):
+    context = bare_context(tmp_path, chats=chats())
+    shape = Shape.of(json.loads((tmp_path / "model" / "config.json").read_text()))
+    free = 2 * rank_peak(shape, Job(ranks=2), 512) / USABLE_CPU + 2  # of the machine, for both
+    monkeypatch.setattr(usage, "available", lambda device: free)
+    fit = memory_work.MemoryBudget(training_job(sft(micro_batch_tokens="auto", processes=2)), context)
+    assert fit.settings.micro_batch_tokens == 512 > largest(shape, Job(), USABLE_CPU * free / 2)
 
 
 def sft(**changes) -> TrainSft:

@@ -86,6 +86,15 @@ def test_drops_and_cuts_are_counted(tmp_path):
     assert len(data.training) == 9
 
 
+def test_pairs_whose_system_turn_the_template_replaces_are_counted_and_told(tmp_path):
+    records = [*pairs(), pair([("system", "Be brief."), ("user", QUESTION)], "Light.", "No.", "q0")]
+    made = border(tmp_path, records, "llm-jp")
+    data = read_pairs(made.settings, made.context, made)
+    assert made.context.counts["system_replaced"] == 1
+    ((name, told),) = data.warnings
+    assert name == "system_replaced" and "the system turn of 1 records" in told
+
+
 def test_long_pairs_follow_the_policy(tmp_path):
     long = pair("a" * 200, "Light.", "No idea.")
     assert border(tmp_path, max_length=64)(long) == "too_long"

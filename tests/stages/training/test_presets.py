@@ -7,6 +7,7 @@ from togi.stages.training.dpo import PRESETS as DPO_PRESETS
 from togi.stages.training.dpo import TrainDpo
 from togi.stages.training.reward import PRESETS as REWARD_PRESETS
 from togi.stages.training.reward import TrainReward
+from togi.stages.training.sft import TrainSft
 from togi.stages.training.smpo import PRESETS as SMPO_PRESETS
 from togi.stages.training.smpo import TrainSmpo
 
@@ -47,8 +48,19 @@ def test_the_cards_model_has_its_lengths_and_its_second_bos():
 
 def test_the_dpo_preset_is_the_published_one():
     made = dpo(preset="llm-jp-instruct3")
-    assert (made.beta, made.batch_size, made.learning_rate, made.sft_weight) == (0.1, 256, 9e-7, 0.0)
+    assert (made.loss, made.beta, made.batch_size, made.sft_weight) == ("sigmoid", 0.1, 256, 0.0)
+    assert (made.learning_rate, made.schedule, made.warmup_steps, made.final_steps) == (9e-7, "cosine", 20, 100)
     assert made.learning_rate * made.final_rate == pytest.approx(5e-7)
+    assert (made.epochs, made.max_grad_norm, made.validation) == (1.0, 1.0, 0.05)
+
+
+def test_sft_and_dpo_of_one_project_share_its_model_configuration():
+    """configs/model/llm-jp-3-13b.yaml of llm-jp/instruct3, which sft.yaml and dpo.yaml both read."""
+    published = ((0.9, 0.98), 0.1, 4096, "cosine", 20, 100)
+    sft = TrainSft.model_validate({"init": "$base", "chats": "$chats", "preset": "llm-jp-instruct3"})
+    for made in (sft, dpo(preset="llm-jp-instruct3")):
+        found = made.betas, made.weight_decay, made.max_length, made.schedule, made.warmup_steps, made.final_steps
+        assert found == published
 
 
 def test_the_recipes_own_keys_win_and_maps_are_merged():

@@ -1,5 +1,6 @@
 """The reference of DPO is exactly the model that a stage began with, whatever its adapter has learnt since."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -73,6 +74,19 @@ def test_it_is_two_sums_a_pair_kept_in_units_of_fixed_size(tmp_path):
     assert [len(unit) for unit in units] == [64, 6] and len(found) == 63
     assert found == [tuple(sums) for unit in units for sums in unit][:63]
     assert all(len(sums) == 2 and max(sums) < 0 for sums in found)
+
+
+def test_only_units_with_pairs_that_training_takes_are_computed(tmp_path):
+    many = [pair(f"Question {i}?", "Yes, it is.", f"No, {i}.", f"p{i}") for i in range(640)]
+    context = bare_context(tmp_path, many)
+    dpo_work.run(settings(steps=2, batch_size=2, validation=0.01), context)
+    units = [read_json(path) for path in sorted((context.folder / "units").iterdir())]
+    computed = [all(map(len, unit)) for unit in units]
+    assert len(units) == 10 and computed[-1], "the last unit has the pairs of the validation"
+    assert sum(computed) <= 5, "4 pairs are learnt from"
+    assert [unit for unit, done in zip(units, computed, strict=True) if not done] == [[[]] * 64] * (10 - sum(computed))
+    first, last = (line for line in metrics_of(context.folder) if "loss" in line)
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6) and math.isfinite(last["loss"])
 
 
 def test_a_model_that_gives_no_number_is_told_before_training(tmp_path):

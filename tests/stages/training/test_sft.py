@@ -11,7 +11,7 @@ from tiny import tiny_model as library_model
 from tiny_texts import bare_context, chat, chats
 
 from togi.core.errors import InputError
-from togi.core.records import Message
+from togi.core.records import Chat, Message
 from togi.core.settings import ChatsRef, ModelRef
 from togi.model.adapter import LoraSettings
 from togi.model.forest import Sequence, move, plant
@@ -23,7 +23,7 @@ from togi.objectives.sft import SFT
 from togi.stages.training.examples_work import Data, Example
 from togi.stages.training.fit_work import micro_batches
 from togi.stages.training.sft import TrainSft
-from togi.stages.training.sft_work import ChatToExample, SftTask, blocks, grouped, rewritten
+from togi.stages.training.sft_work import ChatToExample, SftTask, blocks, grouped, read_chats, rewritten
 from togi.text.render import render_chat, render_prompt
 from togi.text.template import own_template
 from togi.text.turns import Unrendered
@@ -158,6 +158,47 @@ def test_truncation_to_an_answer_keeps_only_whole_ones(border):
     assert scored_text(made, found) == "Yes.<|im_end|>"
     assert {key: value for key, value in made.counts.items() if value} == {"truncated": 1, "answers_cut_away": 1}
     assert made(chat(("user", "Hi"), ("assistant", LONG))) == "no_answer_after_truncation"
+
+
+FIXED = "以下は、タスクを説明する指示です。要求を適切に満たす応答を書きなさい。"
+
+
+def with_systems() -> list[Chat]:
+    """Two chats with system turns of their own, one with the sentence of `llm-jp`, one with an empty one, one with
+    none."""
+    systems = ("Be a pirate.", "Be brief.", FIXED, " ")
+    talk = (("user", "Hi"), ("assistant", "Yes."))
+    said = [chat(("system", text), *talk, name=f"s{i}") for i, text in enumerate(systems)]
+    return [*said, chat(*talk, name="none")]
+
+
+@pytest.mark.parametrize(
+    ("template", "settings", "count"),
+    [
+        ("llm-jp", {}, 2),
+        ("llm-jp", {"system": FIXED}, 2),
+        ("llm-jp", {"system": "Be kind.", "system_when": "always"}, 5),
+        ("llm-jp-system", {"system": FIXED}, 0),
+        ("chatml", {}, 0),
+    ],
+)
+def test_chats_whose_system_turn_the_template_replaces_are_counted_and_told(tmp_path, template, settings, count):
+    context = bare_context(tmp_path, template, chats=with_systems())
+    model = load(context.model(ModelRef("$base")), context.cache)
+    data = read_chats(TrainSft(init=ModelRef("$base"), chats=ChatsRef("$chats"), **settings), context, model)
+    assert context.counts.get("system_replaced", 0) == count and context.counts["chats"] == 5
+    told = dict(data.warnings).get("system_replaced", "")
+    assert bool(told) == bool(count)
+    if count:
+        assert f"the system turn of {count} records" in told and "choose template: llm-jp-system" in told
+
+
+def test_the_variant_of_llm_jp_trains_on_the_chats_own_system_turn(border):
+    made = border("llm-jp-system", system=FIXED)
+    own, other = (made(each) for each in (with_systems()[0], with_systems()[-1]))
+    assert made.model.tokenizer.decode(own.group[0].ids).startswith("<s>Be a pirate.\n\n### 指示:\nHi")
+    assert made.model.tokenizer.decode(other.group[0].ids).startswith(f"<s>{FIXED}\n\n### 指示:\nHi")
+    assert scored_text(made, own) == "Yes.</s>"
 
 
 # --- layout -----------------------------------------------------------------------------------------------------------

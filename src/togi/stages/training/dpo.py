@@ -25,7 +25,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "final_rate": 5 / 9,
         "final_steps": 100,
         "warmup_steps": 20,
+        "betas": (0.9, 0.98),
+        "weight_decay": 0.1,
         "max_grad_norm": 1.0,
+        "max_length": 4096,
         "validation": 0.05,
     },
 }
@@ -45,10 +48,11 @@ class TrainDpo(PreferenceTraining):
         default=0.0, ge=0, lt=0.5, description="assumed share of pairs whose labels are flipped"
     )
     sft_weight: float = Field(
-        default=0.0, ge=0, description="weight of the cross entropy of the chosen answers' tokens (RPO)"
+        default=0.0, ge=0, description="weight of the cross entropy of the chosen answers' tokens (RPO; CPO: 1)"
     )
     reference: bool = Field(
-        default=True, description="false: use log-probabilities instead of log-ratios to the initial model (CPO)"
+        default=True,
+        description="false: use log-probabilities instead of log-ratios to the initial model; CPO with sft_weight: 1",
     )
     learning_rate: float = Field(
         default=1e-6, gt=0, description="peak of the schedule; use about ten times as much for LoRA"
@@ -71,8 +75,8 @@ class TrainDpo(PreferenceTraining):
 
 
 def estimate(settings: TrainDpo, inputs: Inputs) -> Cost:
-    """The cost of training on pairs. With a reference, the initial model also reads each pair once, validation
-    included."""
+    """The cost of training on pairs. With a reference, the initial model also reads once each unit of 64 pairs from
+    which training takes one, which is all of them unless `steps` are few; validation may add to that."""
     cost = pairs_cost(settings, inputs)
     if not (settings.reference and cost.tokens and cost.samples):
         return cost
@@ -81,9 +85,13 @@ def estimate(settings: TrainDpo, inputs: Inputs) -> Cost:
     if records is None:
         cost.unknown.append(f"operations of the reference, once per pair: {why}")
     else:
-        cost.load = replace(cost.load, forward=cost.tokens / cost.samples * records)
+        missed = max(0.0, 1 - UNIT / max(records, UNIT)) ** cost.samples  # the share of units without a chosen pair
+        cost.load = replace(cost.load, forward=cost.tokens / cost.samples * records * (1 - missed))
     return cost
 
+
+UNIT = 64
+"""Pairs whose reference is computed together. It depends on nothing else, so that the pairs of a unit never change."""
 
 STAGE = StageType(
     "train.dpo",

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from togi.core.seeds import derive
 from togi.model.forest import Forest
 from togi.model.load import LoadedModel
 from togi.objectives.base import Batch
@@ -13,7 +14,7 @@ from togi.stages.context import Context
 from togi.stages.models import load_trainable
 from togi.stages.rehearsal_work import Rehearsed, weightless
 from togi.stages.training.dpo import TrainDpo
-from togi.stages.training.examples_work import Data, Example
+from togi.stages.training.examples_work import Data, Example, ShuffledEpochs
 from togi.stages.training.pairs_work import PairTask, PairToExample, pair_rows, read_pairs, train_and_save
 from togi.stages.training.reference_work import with_reference
 
@@ -23,7 +24,8 @@ def run(settings: TrainDpo, context: Context) -> None:
     data = read_pairs(settings, context, border(settings, context, model))
     task = DpoTask(settings, context, model, data)
     if settings.reference:
-        task.data = with_reference(context, task, settings.tokens_at_once)
+        order = ShuffledEpochs(settings, data.training, derive(context.seed, "order"))
+        task.data = with_reference(context, task, settings.tokens_at_once, order.used())
     train_and_save(settings, context, model, task)
 
 

@@ -26,6 +26,10 @@ class Epochs(Generic[Item]):
             chosen.append(self.items[self._order(epoch)[place]])
         return chosen
 
+    def used(self, count: int) -> "array[int]":
+        """The places in `items` of what the first `count` positions take."""
+        return self._order(0)[: min(count, len(self.items))]
+
     def _order(self, epoch: int) -> "array[int]":
         """The order of an epoch. Only the most recent order is kept."""
         if epoch not in self._orders:

@@ -1,11 +1,11 @@
-"""The cost of training on fixed data."""
+"""The cost of training on fixed data, and what its schedule cannot have in so many steps."""
 
 import math
 from collections.abc import Sequence
 
 from togi.core.settings import Ref
 from togi.stages.cost import Cost, Inputs, Load, count
-from togi.stages.training.optimisation import FixedTraining
+from togi.stages.training.optimisation import FixedTraining, Optimisation
 
 
 def fixed_cost(
@@ -26,6 +26,7 @@ def fixed_cost(
             return cost
         share = settings.validation if isinstance(settings.validation, float) else 0.0
         cost.samples = max(1, round(records * (1 - share) * (settings.epochs or 1.0)))
+    cost.steps = math.ceil(cost.samples / settings.batch_size)
     limit = math.inf if settings.max_length is None else settings.max_length * sides
     lengths = inputs.lengths(refs, inputs[settings.init], cost)
     if lengths is not None:
@@ -33,6 +34,7 @@ def fixed_cost(
         cost.tokens = round(cost.samples * min(mean, limit))
         if block is not None:
             most = limit = 1 + (block or most)
+            cost.steps = settings.steps or math.ceil(cost.tokens / most / settings.batch_size)
         cost.load = Load(step=settings.batch_size * min(most, limit), example=min(most, limit))
     elif settings.max_length is None:
         cost.unknown.append("tokens: lengths are unknown and max_length is not set")
@@ -41,3 +43,9 @@ def fixed_cost(
         cost.notes.append("tokens: upper bound, with every record at max_length")
         cost.load = Load(step=settings.batch_size * limit, example=limit)
     return cost
+
+
+def tell_schedule(settings: Optimisation, steps: int | None, cost: Cost) -> None:
+    """Adds to `cost` what a training of at most `steps` steps cannot have."""
+    told = [] if steps is None else [settings.long_warmup(steps), settings.lost_decay(steps)]
+    cost.alarms += [f"training takes at most {each}" for each in told if each]

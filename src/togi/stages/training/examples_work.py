@@ -7,14 +7,15 @@ results.
 import random
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 
 from togi.core.errors import InputError, StageError
-from togi.core.records import Record
+from togi.core.records import Message, Record
 from togi.core.seeds import derive
 from togi.core.settings import Ref
 from togi.model.inspect import context_of
@@ -22,6 +23,7 @@ from togi.model.load import LoadedModel
 from togi.stages.context import Context
 from togi.stages.seen_prompts import keep_marks
 from togi.stages.spoken import NEARLY_ALL
+from togi.stages.training.dropped_work import remedy
 from togi.stages.training.epochs import Epochs
 from togi.stages.training.example_work import Example
 from togi.stages.training.optimisation import FixedTraining
@@ -29,6 +31,12 @@ from togi.stages.training.token_files_work import Stored
 from togi.stages.training.tokens_work import Border, tokenised, unrendered_warning
 from togi.text.marks import Marks
 from togi.text.render import check_template
+from togi.text.template import TEMPLATES
+
+REPLACED = "system_replaced"
+"""The name of a count and of an alarm: records whose system turn the template does not write."""
+SYSTEMS = 64
+"""Different system turns of which is remembered whether the template writes them."""
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
@@ -51,7 +59,8 @@ def read(settings: FixedTraining, context: Context, refs: Sequence[Ref], border:
     """
     stored, told = _stored(settings, context, refs, border)
     if not len(stored):
-        raise InputError(f"stage {context.name}: every record was dropped: {context.drop_reasons()}{_why(told)}")
+        why = f"{context.drop_reasons()}{_why(told)}; {remedy(settings, context.drop_counts())}"
+        raise InputError(f"stage {context.name}: every record was dropped: {why}")
     held: Stored | None = None
     if isinstance(settings.validation, float):
         stored, held = split_stored(stored, settings.validation, derive(context.seed, "held_out"), context.name)
@@ -61,6 +70,7 @@ def read(settings: FixedTraining, context: Context, refs: Sequence[Ref], border:
         if not len(held):
             raise InputError(f"stage {context.name}: no record of {settings.validation} is left for validation")
         told += _overlap(stored, held)
+    told += _replaced(context, border)
     keep_marks(context, settings.init, stored.column("mark"))
     return Data(stored, () if held is None else held, told, stored.common_system(NEARLY_ALL))
 
@@ -72,6 +82,23 @@ def _stored(
     files = [tokenised(settings, context, ref, border) for ref in refs]
     context.count_in(sum(file.more["records"] for file in files))
     return Stored(files), unrendered_warning(files)
+
+
+def _replaced(context: Context, border: Border) -> list[tuple[str, str]]:
+    """A warning if the template does not write the system turns of some records, which are counted."""
+    count, template = border.counts.pop(REPLACED, 0), border.model.template.name
+    if not count:
+        return []
+    context.counts[REPLACED] = count
+    variant = f"{template}-system"
+    other = f"template: {variant}" if variant in TEMPLATES else "another template for the model"
+    return [
+        (
+            REPLACED,
+            f"template {template!r} does not write the system turn of {count} records, but its own text or none, so "
+            f"training does not see it; to train on it, choose {other}",
+        )
+    ]
 
 
 def _overlap(training: Stored, held_out: Stored) -> list[tuple[str, str]]:
@@ -131,7 +158,7 @@ def too_long(settings: FixedTraining, context: Context, record: Record, length: 
 @dataclass
 class Rendering:
     """What turns records of turns into examples shares: the template's marks and its BOS, and `longest`, the largest
-    number of tokens of a sequence. `counts` counts cuts.
+    number of tokens of a sequence. `counts` counts cuts, and records whose system turn the template replaces.
 
     Raises InputError if the template cannot be trained with, or if a length exceeds the model's context.
     """
@@ -142,12 +169,20 @@ class Rendering:
     bos: tuple[int, ...] = field(init=False)
     longest: int = field(init=False)
     marks: Marks = field(init=False)
+    written: Callable[[str], bool] = field(init=False)
     counts: Counter[str] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
         self.bos = check_template(self.model.template, self.model.tokenizer).bos
         self.longest = length_limit(self.settings, self.context, self.model)
         self.marks = Marks.of(self.model.template, self.model.tokenizer)
+        self.written = lru_cache(SYSTEMS)(self.model.template.writes_system)
+
+    def note_systems(self, messages: Sequence[Message]) -> None:
+        """Counts a record if the template does not write one of its system turns."""
+        systems = [m.content for m in messages if m.role == "system" and m.content.strip()]
+        if not all(map(self.written, systems)):
+            self.counts[REPLACED] += 1
 
 
 def length_limit(settings: FixedTraining, context: Context, model: LoadedModel) -> int:
@@ -220,6 +255,10 @@ class ShuffledEpochs:
     @property
     def total_steps(self) -> int:
         return -(-self.end // self.size)
+
+    def used(self) -> Collection[int]:
+        """The places of all examples that training takes."""
+        return self.examples.used(self.end)
 
     def take(self, step: int) -> list[Example]:
         places = range(step * self.size, min((step + 1) * self.size, self.end))

@@ -287,30 +287,15 @@ def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task
 
 def tell_long_warmup(settings: Optimisation, context: Context, total: int) -> None:
     """Raises an alarm if the warm-up covers half of all steps or more."""
-    warmup, rate = settings.warmup_steps, settings.learning_rate
-    if warmup > 1 and 2 * warmup >= total:
-        effect = f"never reaches {rate:g}" if warmup > total else f"reaches {rate:g} only at step {warmup}"
-        context.alarm(
-            "long_warmup",
-            f"training takes {total} steps, and warmup_steps is {warmup}: the learning rate {effect}; lower "
-            f"warmup_steps, for example to {total // 10}, or train for more steps",
-            value=warmup,
-            threshold=total / 2,
-        )
+    if told := settings.long_warmup(total):
+        context.alarm("long_warmup", f"training takes {told}", value=settings.warmup_steps, threshold=total / 2)
 
 
 def tell_lost_decay(settings: Optimisation, context: Context, total: int) -> None:
     """Raises an alarm if warm-up and final steps leave no step for the decay of the learning rate."""
-    left = total - settings.warmup_steps - settings.final_steps
-    if settings.schedule != "constant" and settings.final_steps and left <= 1 and total > 2:
-        context.alarm(
-            "lost_decay",
-            f"training takes {total} steps; warmup_steps {settings.warmup_steps} and final_steps "
-            f"{settings.final_steps} leave none for the {settings.schedule} decay, so the rate drops at once; lower "
-            "them, or train for more steps",
-            value=max(left, 0),
-            threshold=1,
-        )
+    if told := settings.lost_decay(total):
+        left = total - settings.warmup_steps - settings.final_steps
+        context.alarm("lost_decay", f"training takes {told}", value=max(left, 0), threshold=1)
 
 
 def _prepared(settings: Optimisation, module: Any) -> Any:

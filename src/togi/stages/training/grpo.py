@@ -4,29 +4,22 @@ Method and sources: docs/methods.md. GRPO is arXiv 2402.03300; dynamic sampling 
 from DAPO (arXiv 2503.14476).
 """
 
-import math
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from togi.core.sampling import Sampling
-from togi.core.settings import APART, PromptsRef, ScorerRef, Settings, references, runtime_setting
-from togi.model.sizes import Job, Shape, adapter_size
-from togi.objectives.rules import policy_problem
+from togi.core.settings import APART, PromptsRef, ScorerRef, references, runtime_setting
+from togi.model.sizes import Job, Shape
 from togi.rewards.settings import GuardSettings, JudgeTerm, LengthGate, ModelTerm, OverlongTerm, RewardSettings
 from togi.stages.base import StageType, gives
-from togi.stages.cost import Asked, Cost, Inputs, Load, Sampled
-from togi.stages.training.correction import Correction
+from togi.stages.bounds import TURN, ask_scores, prompt_size, read
+from togi.stages.cost import Cost, Inputs, Load, Sampled
 from togi.stages.training.engine import EngineSettings
+from togi.stages.training.grpo_loss import Loss
 from togi.stages.training.job import TrainingJob
 from togi.stages.training.optimisation import Optimisation, Share
-from togi.stages.training.phases import Rollouts
-
-ELSEWHERE = {
-    "gspo": "type: grpo with level: sequence",
-    "opsm": "a mask that works with every type: off_policy_threshold",
-}
-
+from togi.stages.training.phases import Rollouts, sampling_copy
 
 STORED_TOKEN = 28
 """Bytes on disk of a sampled token: its id, its text and two log-probabilities, compressed. Measured: 24 to 28."""
@@ -60,85 +53,6 @@ class PolicySampling(Sampling):
             why = "the policy learns to end its answers" if info.field_name == "stop" else "use the stage's `seed`"
             raise ValueError(f"must be absent in training: {why}")
         return value
-
-
-class Loss(Settings):
-    """The loss variant and its constants."""
-
-    type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo"] = "dapo"
-    level: Literal["token", "sequence"] = Field(default="token", description="sequence: GSPO; luspo needs it")
-    eps: float | None = Field(
-        default=None, gt=0, lt=1, description="the ratio is clipped to [1 - eps, 1 + eps_high]; 0.2 when absent"
-    )
-    eps_high: float | None = Field(default=None, gt=0, description="eps when absent; DAPO: 0.28")
-    delta: float | None = Field(
-        default=None, gt=1, description="two-sided clip: largest ratio of tokens with a negative advantage"
-    )
-    max_weight: float | None = Field(default=None, gt=0, description="cispo: largest ratio; 5 when absent")
-    beta: float = Field(
-        default=0.0,
-        ge=0,
-        description="weight of the KL to the initial model, which is computed with the adapter switched off, or "
-        "without lora by a frozen copy",
-    )
-    kl_bias_correction: bool = Field(default=True, description="weight the KL term by the ratio")
-    reference_dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="type of the frozen copy that beta needs when there is no adapter"
-    )
-    sampler_correction: Correction | None = Field(
-        default=None,
-        description="importance weights that correct for a sampler that computes other probabilities than the trainer; "
-        "the mismatch is logged in any case",
-    )
-    off_policy_threshold: float | None = Field(
-        default=None,
-        gt=0,
-        description="an answer with a negative advantage carries no loss if its log-probability fell by more than this "
-        "many nats per token (DeepSeek-V3.2)",
-    )
-
-    @property
-    def clip(self) -> float:
-        """`eps`, or its default."""
-        return 0.2 if self.eps is None else self.eps
-
-    @field_validator("type", mode="before")
-    @classmethod
-    def _known(cls, value: Any) -> Any:
-        if isinstance(value, str) and value in ELSEWHERE:
-            raise ValueError(f"{value!r} is not a type here; it is {ELSEWHERE[value]}")
-        return value
-
-    @model_validator(mode="after")
-    def _reads_what_it_is_given(self) -> Self:
-        """A setting that the loss does not read is a mistake in the recipe."""
-        wrong = policy_problem(
-            self.type,
-            level=self.level,
-            max_weight=self.max_weight,
-            correction=self.sampler_correction,
-            eps=self.eps,
-            eps_high=self.eps_high,
-            delta=self.delta,
-        )
-        if wrong:
-            raise ValueError(wrong)
-        narrow = self.reference_dtype != "float32"
-        if self.beta == 0 and (narrow or not self.kl_bias_correction):
-            name = "reference_dtype" if narrow else "kl_bias_correction"
-            raise ValueError(
-                f"{name} belongs to the KL term, which beta: 0 switches off; set beta, or remove the setting"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _delta_reaches_further(self) -> Self:
-        high = 1 + (self.clip if self.eps_high is None else self.eps_high)
-        if self.delta is not None and self.delta <= high:
-            raise ValueError(
-                f"delta is {self.delta}, but the ratio is already clipped at {high:g}; choose a larger delta"
-            )
-        return self
 
 
 class TrainGrpo(Optimisation):
@@ -269,6 +183,13 @@ class TrainGrpo(Optimisation):
             raise ValueError("engine.publish: adapter needs lora; use publish: disk for the whole model")
         if self.lora is not None and not adapter and self.processes > 1:
             raise ValueError("with lora and several processes, set engine.publish: adapter")
+        if self.engine.publish == "transfer" and self.processes > 1:
+            raise ValueError("engine.publish: transfer works with one process; use publish: disk, or processes: 1")
+        if self.engine.sleep and self.staleness:
+            raise ValueError(
+                "engine.sleep frees the server's memory during training, but with staleness: 1 it samples meanwhile; "
+                "remove one of them"
+            )
         return self
 
     @model_validator(mode="after")
@@ -303,7 +224,7 @@ def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
     cost.stored_bytes = graded * (STORED_SAMPLE + settings.sampling.max_tokens * STORED_TOKEN)
     _graders(settings, inputs, graded, cost)
     prompts = inputs.lengths([settings.prompts], inputs[settings.init], cost)
-    _engine(settings, groups // settings.epochs_per_batch, 0.0 if prompts is None else prompts[0], cost)
+    _engine(settings, inputs, groups // settings.epochs_per_batch, cost)
     if prompts is None:
         cost.unknown.append("tokens: the lengths of the prompts are unknown until the prompts are on disk")
         return cost
@@ -326,38 +247,34 @@ def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
     return cost
 
 
-def _engine(settings: TrainGrpo, groups: int, mean: float, cost: Cost) -> None:
+def _engine(settings: TrainGrpo, inputs: Inputs, groups: int, cost: Cost) -> None:
     """Adds the requests to the sampling server: one per group."""
     if settings.engine is None:
         return
     groups *= 1 + settings.refill_rounds
     written = groups * settings.group_size * settings.sampling.max_tokens
-    cost.asked[settings.engine.model.name] = Asked(calls=groups, read=math.ceil(groups * mean), written=written)
+    cost.ask(settings.engine.model.name, groups, read(inputs[settings.prompts], groups), written, settings.group_size)
     cost.notes.append("calls: without validations and probes of the sampling server")
 
 
 def _graders(settings: TrainGrpo, inputs: Inputs, samples: int, cost: Cost) -> None:
-    """Adds the calls of judges and reward models if every answer passes the gates. A reward model scores a group in one
-    call."""
+    """Adds the calls of judges and reward models if every answer passes the gates. A reward model scores the answers to
+    one prompt together."""
     asked = [term for term in settings.reward.terms if isinstance(term, JudgeTerm | ModelTerm)]
-    prompts: list[Any] = list(inputs[settings.prompts].samples)
-    shown = sum(len(prompt.text.encode()) for prompt in prompts) / len(prompts) if prompts else 0.0
+    came, group, answer = inputs[settings.prompts], settings.group_size, settings.sampling.max_tokens
     for term in asked:
         judge = isinstance(term, JudgeTerm)
-        name, each = (term.judge.name, term.max_tokens) if judge else (term.scorer.name, 0)
-        read = shown + settings.sampling.max_tokens + (term.prompt_bytes if judge else 0)
-        before = cost.asked.get(name, Asked(calls=0))
-        cost.asked[name] = Asked(
-            calls=before.calls + (samples if judge else samples // settings.group_size),
-            read=before.read + math.ceil(samples * read),
-            written=before.written + samples * each,
-        )
+        around = prompt_size(term.prompt, "judge", "graded", term.language) if judge else 0
+        of_one = read(came, samples // group, answer + around + 2 * TURN)
+        found = None if of_one is None else group * of_one
+        if judge:
+            cost.ask(term.judge.name, samples, found, samples * term.max_tokens)
+        else:
+            ask_scores(cost, term.scorer.name, samples, found, group)
     if judges := [term for term in asked if isinstance(term, JudgeTerm)]:
         cost.answer = max(term.max_tokens for term in judges)
         more = "unreadable grades" if settings.validation is None else "unreadable grades and validations"
         cost.notes.append(f"calls: if every answer passes the gates; without calls for {more}")
-        if not prompts:
-            cost.unknown.append("tokens read: the prompts that the judge reads do not exist yet")
 
 
 def job(settings: TrainGrpo) -> TrainingJob:
@@ -365,12 +282,7 @@ def job(settings: TrainGrpo) -> TrainingJob:
 
     def copies(job: Job, shape: Shape, compute_dtype: str) -> float:
         width = 2 if compute_dtype == "bfloat16" else 4
-        sampled = float(shape.parameters * width)
-        if settings.engine is not None:
-            sampled = 0.0
-        elif settings.processes == 1 and (width == 4 or job.weights != "float32"):
-            frozen = job.rank and job.weights in ("bfloat16", "nf4")  # shared: only the adapter is copied
-            sampled = float(adapter_size(shape, job) * width) if frozen else 0.0 if width == 4 else sampled
+        sampled = 0.0 if settings.engine is not None else sampling_copy(shape, job, width)
         if settings.loss.beta > 0 and settings.lora is None:
             return sampled + shape.parameters * (2.0 if settings.loss.reference_dtype == "bfloat16" else 4.0)
         return sampled
@@ -381,9 +293,14 @@ def job(settings: TrainGrpo) -> TrainingJob:
         answer=settings.sampling.max_tokens,
         bound=None if settings.key_cache is None else settings.key_cache * 1e9,
     )
-    here = rollouts if settings.engine is None else None
-    graders = tuple(scorers_of(settings))
-    return TrainingJob(settings=settings, entropy=True, scorers=graders, rollouts=here, copies=copies)
+    return TrainingJob(
+        settings=settings,
+        entropy=True,
+        scorers=tuple(scorers_of(settings)),
+        rollouts=rollouts,
+        served=settings.engine is not None,
+        copies=copies,
+    )
 
 
 STAGE = StageType(
@@ -391,7 +308,7 @@ STAGE = StageType(
     TrainGrpo,
     outputs=gives("model", samples="samples"),
     work="togi.stages.training.grpo_work",
-    version=7,
+    version=8,
     estimate=estimate,
     job=job,
 )

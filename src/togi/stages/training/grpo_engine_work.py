@@ -1,4 +1,5 @@
-"""The policy on a server: publishes its weights in a folder for the server, and verifies with a probe that it has them.
+"""The policy on a server: publishes its weights, in a folder or over a connection, and verifies with a probe that the
+server has them.
 
 The probe compares the server's log-probabilities of a fixed text with the trainer's. A restarted server samples from
 the weights that it was started with; its answers are then discarded.
@@ -15,13 +16,17 @@ from typing import Any
 from torch import Tensor
 
 from togi.client.wire_samples import SampleRequest, Weights
+from togi.client.wire_transfer import TensorForm
 from togi.core.errors import StageError
 from togi.core.seeds import derive
 from togi.model.card import About
 from togi.model.load import LoadedModel
 from togi.model.save import save_adapter, save_model
+from togi.model.shards import stored_shapes, stored_weights
+from togi.model.streamed import SavedNetwork
 from togi.rollout.remote import RemoteEngine
-from togi.stages.arithmetic import arithmetic
+from togi.rollout.transfer import Sender
+from togi.stages.arithmetic import arithmetic, device
 from togi.stages.context import Context
 from togi.stages.endpoints_remote import live_client
 from togi.stages.training.engine import EngineSettings
@@ -50,7 +55,8 @@ class RemotePolicy:
         self.probe: tuple[int, ...] = ()
         self.longest = PROBE_TOKENS
         self.off: float | None = None
-        self.client = live_client(context, settings.engine.model)
+        self.sender = Sender(device()) if settings.engine.publish == "transfer" else None
+        self.client = live_client(context, settings.engine.model, self.sender)
         orders = context.ranks.first
         self.engine = RemoteEngine(self.client, model.tokenizer, model.template.terminator, self._write, orders=orders)
         self._dtype = arithmetic(context).dtype
@@ -58,6 +64,7 @@ class RemotePolicy:
         self._told: tuple[float, ...] = ()
         self._losses = self._count = 0
         self._tried = False
+        self._ahead = settings.staleness > 0
 
     # --- publishing ---------------------------------------------------------------------------------------------------
 
@@ -71,11 +78,29 @@ class RemotePolicy:
 
     def _write(self, weights: Iterable[tuple[str, Any]]) -> Weights:
         values = dict(weights)
-        return self.context.ranks.on_first_rank(lambda: self._saved(values))
+        return self.context.ranks.on_first_rank(lambda: self._prepared(values))
+
+    def _prepared(self, values: dict[str, Tensor]) -> Weights:
+        """Prepares the current weights for a server, which is awake afterwards. Before the first time, it must have
+        slept once, so that a server that cannot is noticed before it samples."""
+        self._count += 1
+        weights = self._saved(values) if self.sender is None else self._loaded(self.sender, values)
+        if self.settings.sleep:
+            if not self._tried:
+                self.client.sleep()
+            self.client.wake()
+        return weights
+
+    def _loaded(self, sender: Sender, values: dict[str, Tensor]) -> Weights:
+        """Gives the sender the current weights. One batch ahead it gets a copy, because the policy changes while the
+        server may still need them again."""
+        kept = {name: value.detach().clone() for name, value in values.items()} if self._ahead else values
+        network = SavedNetwork(self._twin(kept), self._dtype)
+        sender.load([_form(*each) for each in stored_shapes(network)], lambda: stored_weights(network))
+        return Weights("", self._mark())
 
     def _saved(self, values: dict[str, Tensor]) -> Weights:
         """Saves the current weights to a new folder. The previous folder stays until the server has loaded them."""
-        self._count += 1
         before = self.client.weights
         folder = self._folder / f"{self._count:06d}"
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +121,24 @@ class RemotePolicy:
     def _mark(self) -> str:
         """A unique name for weights on the server, also across killed runs."""
         return f"togi-{self._count}-{time.time_ns():x}"
+
+    # --- sleep --------------------------------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """Makes the server sleep, if the recipe says so, until weights are published."""
+        if self.settings.sleep:
+            self.context.ranks.on_first_rank(self.client.sleep)
+
+    def free(self) -> None:
+        """Frees the memory of weights to send."""
+        if self.sender is not None:
+            self.sender.load([], lambda: iter(()))
+
+    def leave(self) -> None:
+        """Leaves the server awake, and closes the connection."""
+        if self.settings.sleep:
+            self.context.ranks.on_first_rank(self.client.wake)
+        self.engine.close()
 
     # --- the probe ----------------------------------------------------------------------------------------------------
 
@@ -181,9 +224,14 @@ class RemotePolicy:
     def _tidy(self) -> None:
         """Removes earlier publications; the server has loaded the latest."""
         kept = self.client.weights
-        for folder in self._folder.iterdir():
+        for folder in self._folder.glob("*"):
             if kept is not None and str(folder) != kept.folder:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _form(name: str, tensor: Tensor) -> TensorForm:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return TensorForm(name, kind, tuple(tensor.shape), tensor.numel() * tensor.element_size())
 
 
 def _apart(first: Sequence[float], second: Sequence[float]) -> float:

@@ -20,6 +20,7 @@ from togi.core.seeds import derive
 from togi.model.load import LoadedModel
 from togi.objectives.advantages import compute_advantages
 from togi.rewards.build import RewardResources, build_reward
+from togi.rewards.calls import Calls
 from togi.rewards.combine import Graded, Reward
 from togi.rewards.language import Detector
 from togi.rewards.settings import JudgeTerm, LanguageGate
@@ -33,6 +34,7 @@ from togi.stages.endpoints import scorer
 from togi.stages.judging_work import JudgeScorer
 from togi.stages.timing import timed
 from togi.stages.training.epochs import Epochs
+from togi.stages.training.grading_watch import GradingWatch
 from togi.stages.training.grading_work import at_once, beside_sampling, is_elsewhere
 from togi.stages.training.grpo import TrainGrpo, scorers_of
 from togi.stages.training.grpo_samples_work import GradedGroup, StoredSamples
@@ -47,7 +49,7 @@ TRIES = 3  # attempts at a unit if the engine loses its weights
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """One sampled answer. `truncated`: its text lacks the terminator. `counts`: it is part of the loss, because it was
-    graded and is not masked. `advantage` is None if a grader failed."""
+    graded and is not masked. `advantage` is None if it has no reward."""
 
     prompt: Prompt
     prompt_ids: tuple[int, ...]
@@ -123,7 +125,8 @@ class Rollouts:
         self._begun: dict[str, Iterator[list[Completion]]] = {}
         self._ahead: dict[str, float] = {}  # times of the batch that was started with `begin`
         self.engine = engine or _embedded(settings, context, model)
-        self.reward: Reward = _reward(settings, context, model)
+        self.watch = GradingWatch(Calls(), context)
+        self.reward: Reward = _reward(settings, context, model, self.watch.calls)
         self.beside = is_elsewhere(context, settings)
         self.stored = StoredSamples(context, self.engine.repeatable)
 
@@ -225,7 +228,7 @@ class Rollouts:
         """Collects the engine's answers and grades them."""
         ranks, found = self.context.ranks, []
         grading = beside_sampling if self.beside and ranks.first else at_once
-        with grading(self.reward) as grade:
+        with grading(self.reward) as grade, self.watch.watching():
             for prompt in prompts:
                 usage.enter("sample", device())
                 with timed(times, "sample"):
@@ -358,7 +361,7 @@ def _check_lengths(
         )
 
 
-def _reward(settings: TrainGrpo, context: Context, model: LoadedModel) -> Reward:
+def _reward(settings: TrainGrpo, context: Context, model: LoadedModel, calls: Calls) -> Reward:
     around = RewardResources(
         terminator=model.template.terminator,
         turn_starts=model.template.turn_starts,
@@ -369,6 +372,8 @@ def _reward(settings: TrainGrpo, context: Context, model: LoadedModel) -> Reward
             if isinstance(term, JudgeTerm)
         },
         detect=_detect() if any(isinstance(gate, LanguageGate) for gate in settings.reward.gates) else None,
+        calls=calls,
+        ends=context.leaving,
     )
     return build_reward(settings.reward, around)
 

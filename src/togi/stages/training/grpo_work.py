@@ -31,6 +31,7 @@ from togi.stages.timing import timed
 from togi.stages.training.examples_work import Example, check_fits, split
 from togi.stages.training.fit_work import adamw_update, tell_long_warmup, tell_lost_decay
 from togi.stages.training.grpo import TrainGrpo
+from togi.stages.training.grpo_doubts import doubts
 from togi.stages.training.grpo_rollouts_work import Answer, Rollout, Rollouts, check_marks, teaches
 from togi.stages.training.grpo_updates_work import Micro, Updates
 from togi.stages.training.trainer_work import BestValidation, Trainer
@@ -48,12 +49,14 @@ def run(settings: TrainGrpo, context: Context, engine: Engine | None = None) -> 
     training, held_out = _prompts(settings, context)
     keep_learnt(context, settings.init, (prompt.messages for prompt in training))
     model = load_trainable(context, settings.init, settings)
-    _train(settings, context, model, (training, held_out), engine)
+    remote = _train(settings, context, model, (training, held_out), engine)
     free_for_saving(model.net)
     usage.enter("save", device())
     sampled = settings.sampling.model_dump(exclude={"stop", "seed"})
     spoken = Spoken(common_system(prompt.messages for prompt in training), sampled)
     keep_model(context, model, context.folder / MODEL_FOLDER, settings, spoken)
+    if remote is not None:
+        remote.leave()
 
 
 def _train(
@@ -62,9 +65,9 @@ def _train(
     model: LoadedModel,
     prompts: tuple[list[Prompt], list[Prompt]],
     engine: Engine | None,
-) -> None:
-    """Runs all steps. On return, sampler, reward models and optimiser are freed, and `model` has the trained
-    weights."""
+) -> Any:
+    """Runs all steps. On return, sampler, reward models and optimiser are freed, and `model` has the trained weights.
+    Returns the policy on a server, if there is one."""
     training, held_out = prompts
     source = GrpoBatches(settings, context, model, training, held_out, engine)
     longest = max(len(source.rollouts.prompt_ids[prompt.id]) for prompt in training) + settings.sampling.max_tokens
@@ -84,7 +87,7 @@ def _train(
     if trainer.step == 0:
         tell_long_warmup(settings, context, settings.steps)
         tell_lost_decay(settings, context, settings.steps)
-        _warn_biased_sampling(settings, context)
+        _tell_doubts(settings, context)
         _warn_overlap(context, training, held_out)
     source.validated.resume(trainer)
     forward = in_machine_type(source.forward, context)
@@ -97,13 +100,18 @@ def _train(
     context.summary["prompts_used"] = source.rollouts.consumed
     if (best := source.validated.best) is not None:
         context.summary["best_validation"] = {"step": best["step"], "reward": best["value"]}
+    if source.remote is not None:
+        source.remote.free()
+        return source.remote
     source.rollouts.engine.close()
+    return None
 
 
 def rehearse(settings: TrainGrpo, context: Context) -> Iterator[Rehearsed]:
     training, held_out = _prompts(settings, context)
     model = weightless(context, settings.init)
     check_marks(context, model, [*training, *held_out])
+    _tell_doubts(settings, context)
     return prompt_rows(context, model, asked([*training, *held_out]), settings.sampling.max_tokens)
 
 
@@ -140,6 +148,7 @@ class GrpoBatches:
         self.published: int | None = None  # optimiser steps in the engine's weights
         self.dead = 0  # of the first batches of samples, those without a passed gate
         self.flat = 0  # of the last batches of samples, those without a group to learn from
+        self.told_below = False  # whether the alarm of `_tell_below_fail` was raised
         self.first_variety = 0.0
         self.validated = BestValidation(settings.choose_by, settings.choose == "best")
 
@@ -151,6 +160,7 @@ class GrpoBatches:
             "consumed": self.made.consumed or self.rollouts.consumed,
             "dead": self.dead,
             "flat": self.flat,
+            "told_below": self.told_below,
             "crossed": list(self.watch.crossed),
             "first_variety": self.first_variety,
             "best": self.validated.best,
@@ -159,6 +169,7 @@ class GrpoBatches:
     def restore(self, state: Mapping[str, Any]) -> None:
         self.rollouts.restore(state)
         self.dead, self.flat, self.watch.crossed = state["dead"], state.get("flat", 0), list(state["crossed"])
+        self.told_below = state.get("told_below", False)
         self.first_variety, self.validated.best = state["first_variety"], state["best"]
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -171,6 +182,8 @@ class GrpoBatches:
             self.made, self.ahead = self.ahead or self.rollouts.draw(number), None
             if self.settings.staleness and number + 1 < count:
                 self._go_ahead(number + 1)
+            if self.remote is not None:
+                self.remote.rest()
             usage.enter("update", device())
             yield from self.updates.steps(self.made)
 
@@ -240,6 +253,7 @@ class GrpoBatches:
             "diversity": variety / self.first_variety if self.first_variety else 0.0,
         }
         shown = {name: guarded[name] for name in ("failed_share", "below_fail_share", "length")}
+        shown["ungraded_share"] = statistics.ungraded_share
         groups = {
             "groups/no_spread": idle,
             "groups/refilled": float(made.refilled),
@@ -277,6 +291,7 @@ class GrpoBatches:
             self.context.alarm(alarm.name, alarm.message, step=step, value=alarm.value, threshold=alarm.threshold)
         stop_on(alarms)
         self._tell_flat(step)
+        self._tell_below_fail(step, metrics["below_fail_share"])
         if metrics["gate_pass_rate"] == 0 and self.dead == number:
             self.dead = number + 1
         if self.settings.dead_steps and self.dead == number + 1 == self.settings.dead_steps:
@@ -296,12 +311,29 @@ class GrpoBatches:
             self.context.alarm(
                 "nothing_to_learn",
                 f"batches of samples in a row without a group to learn from: {self.flat}. The rewards of each group "
-                "are equal, or its answers are masked; read some answers in the report, and change the prompts, the "
-                "reward or sampling.max_tokens",
+                "are equal, or its answers are masked or not graded; read some answers in the report, and change the "
+                "prompts, the reward or sampling.max_tokens",
                 step=step,
                 value=self.flat,
                 threshold=patience,
             )
+
+    def _tell_below_fail(self, step: int, share: float) -> None:
+        """Raises an alarm, once, if an answer that passed the gates got less than one that fails can get, unless
+        `floor` lifts it or a guard watches the share."""
+        watched = any(guard.metric == "below_fail_share" for guard in self.settings.guards)
+        if self.told_below or watched or self.settings.reward.floor or share == 0:
+            return
+        self.told_below = True
+        self.context.alarm(
+            "below_fail_share",
+            f"{share:.0%} of the answers at step {step} passed every gate, but their terms put them below the best "
+            "failing answer, so the policy learns to fail a gate: set reward.floor: true, raise the bonus of the last "
+            "gate, or limit negative scores with negative_scale; a guard on below_fail_share sets the allowed share",
+            step=step,
+            value=share,
+            threshold=0.0,
+        )
 
 
 def _remote(settings: TrainGrpo, context: Context, model: LoadedModel) -> Any:
@@ -333,6 +365,11 @@ def _warn_overlap(context: Context, training: Sequence[Prompt], held_out: Sequen
         context.alarm("validation_overlap", f"{shared} of {len(held_out)} validation prompts are also trained on")
 
 
+def _tell_doubts(settings: TrainGrpo, context: Context) -> None:
+    for name, message in doubts(settings):
+        context.alarm(name, message)
+
+
 def _note(metrics: Mapping[str, float]) -> str:
     reward = metrics.get("reward/total/mean")
     shown = "no answer graded" if reward is None else f"reward {reward:.2f}"
@@ -355,18 +392,3 @@ def _keep_samples(context: Context, step: int, answers: Sequence[Answer]) -> Non
             "reward": answer.graded.total,
         }
         append_line(context.folder / "samples.jsonl", row)
-
-
-def _warn_biased_sampling(settings: TrainGrpo, context: Context) -> None:
-    sampling = settings.sampling
-    used = [
-        n
-        for n, on in (("top_p", sampling.top_p < 1), ("top_k", sampling.top_k > 0), ("min_p", sampling.min_p > 0))
-        if on
-    ]
-    if used:
-        context.alarm(
-            "biased_sampling",
-            f"{', '.join(used)} truncates the sampled distribution, which the trainer's log-probabilities do not "
-            "reflect: the policy gradient is biased; sample with temperature alone",
-        )

@@ -15,8 +15,8 @@ class TrainingJob:
     replaces the vocabulary head. Of the `keep_layers` lowest layers, the top `train_layers` are trained; None: all.
     `scorers` are the reward models in memory.
 
-    `rollouts` describes how a policy samples. `copies(job, shape, compute_dtype)` returns the bytes of other copies of
-    the model in memory.
+    `rollouts` describes how a policy samples, itself or, if `served`, on a server. `copies(job, shape, compute_dtype)`
+    returns the bytes of other copies of the model in memory during training.
     """
 
     settings: Optimisation
@@ -26,6 +26,7 @@ class TrainingJob:
     keep_layers: int | None = None
     scorers: tuple[ScorerRef, ...] = ()
     rollouts: Rollouts | None = None
+    served: bool = False
     copies: Callable[[Job, Shape, str], float] = lambda job, shape, compute_dtype: 0.0
 
     @property
@@ -48,6 +49,7 @@ class TrainingJob:
             scorer=self.scorer,
             accelerator=cuda,
             layers=self.train_layers,
+            ranks=settings.processes,
         )
 
     def shape(self, init: Shape) -> Shape:

@@ -11,7 +11,7 @@ from togi.core.errors import InputError, StageError
 from togi.core.files import read_lines, read_object, write_json
 from togi.model.adapter import lora_library
 from togi.model.load import inspect, load_config, load_tokenizer_of
-from togi.model.sizes import Shape, largest, predict, training_flops
+from togi.model.sizes import Shape, largest, predict, rank_peak, training_flops
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.context import Context
 from togi.stages.models import forget_models
@@ -82,7 +82,7 @@ class MemoryBudget:
         room = USABLE_CPU * free / processes if cpu else USABLE * free
         tokens = largest(shape, self.job, room - self.beside, most=LONGEST)
         if not tokens:
-            need = predict(shape, self.job, 256).peak + self.beside
+            need = rank_peak(shape, self.job, 256) + self.beside
             raise StageError(
                 f"stage {self.context.name}: no micro-batch fits: the smallest, 256 tokens, needs {gigabytes(need)}, "
                 f"but only {gigabytes(room)} can be used. Set activation_checkpointing: true, lora, or optimizer: "
@@ -112,11 +112,11 @@ class MemoryBudget:
             found["phases"] = phases
         told = f"peak memory: {gigabytes(measured)} measured ({gigabytes(whole)} with saving)"
         if self.shape is not None and most:  # a head on stored features computes no tokens of the model
-            expected = predict(self.shape, self.job, most)
+            floor = predict(self.shape, self.job, most).floor / self.job.ranks
             found |= {
                 "largest_micro_batch": most,
-                "predicted": round(expected.peak + self.beside),
-                "floor": round(expected.floor),
+                "predicted": round(rank_peak(self.shape, self.job, most) + self.beside),
+                "floor": round(floor),
                 "flops": sum(steps) * training_flops(self.shape, self.job, 1, 1, 0),
             }
             told += (

@@ -57,6 +57,27 @@ class Optimisation(Resources):
         """The settings of a schedule that fits into `steps` optimiser steps: a tenth to warm up, a tenth at the end."""
         return {name: min(getattr(self, name), steps // 10) for name in ("warmup_steps", "final_steps")}
 
+    def long_warmup(self, steps: int) -> str:
+        """Says that the warm-up covers half of all `steps` or more; empty if it does not."""
+        warmup, rate = self.warmup_steps, self.learning_rate
+        if warmup <= 1 or 2 * warmup < steps:
+            return ""
+        effect = f"never reaches {rate:g}" if warmup > steps else f"reaches {rate:g} only at step {warmup}"
+        return (
+            f"{steps} steps, and warmup_steps is {warmup}: the learning rate {effect}; lower warmup_steps, for example "
+            f"to {steps // 10}, or train for more steps"
+        )
+
+    def lost_decay(self, steps: int) -> str:
+        """Says that warm-up and final steps leave no step for the decay of the learning rate; empty if they do."""
+        left = steps - self.warmup_steps - self.final_steps
+        if self.schedule == "constant" or not self.final_steps or left > 1 or steps <= 2:
+            return ""
+        return (
+            f"{steps} steps; warmup_steps {self.warmup_steps} and final_steps {self.final_steps} leave none for the "
+            f"{self.schedule} decay, so the rate drops at once; lower them, or train for more steps"
+        )
+
     @model_validator(mode="after")
     def _validates(self) -> Self:
         if self.validation is None:

@@ -20,6 +20,7 @@ from togi.stages.models import keep_model
 from togi.stages.rehearsal_work import Rehearsed, data_rows
 from togi.stages.spoken import Spoken
 from togi.stages.training.chosen_guard import FallWatch
+from togi.stages.training.dropped_work import dropped_warning, tell_dropped
 from togi.stages.training.examples_work import Data, Example, Rendering, read, too_long
 from togi.stages.training.fit_work import TokenTask, fit
 from togi.stages.training.preference import PreferenceTraining
@@ -76,6 +77,7 @@ class PairReader(Rendering, ABC):
             return self._bad(pair, "nothing_scored")
         if sides[0].ids == sides[1].ids:
             return self._bad(pair, "equal_answers")
+        self.note_systems(pair.prompt)
         return Example(id=pair.id, prompt=pair.prompt, group=sides, margin=pair.margin)
 
     @abstractmethod
@@ -171,6 +173,7 @@ def read_pairs(settings: PreferenceTraining, context: Context, border: PairToExa
     for name, count in sorted((+border.counts).items()):
         what = name.removeprefix("cut_")
         data.warnings.append((name, f"{count} {what} were cut to fit max_length {border.longest}"))
+    data.warnings += dropped_warning(settings, context, data.warnings)
     return data
 
 
@@ -210,6 +213,7 @@ def train_and_save(settings: PreferenceTraining, context: Context, model: Loaded
     context.counts["out"] = context.counts["pairs"]
     context.summary |= {"step": fitted.step, "validation": fitted.validation}
     keep_model(context, model, context.folder / MODEL_FOLDER, settings, Spoken(task.data.system))
+    tell_dropped(context)
 
 
 def _unusable(pair: Pair) -> str | None:

@@ -4,17 +4,19 @@ Importing this file does not import torch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from togi.model.sizes import Job, Shape, key_bytes, predict
+from togi.model.sizes import Job, Shape, adapter_size, at_work, between_steps, gathered, key_bytes, loaded, predict
 
 BLOCK = 16  # tokens per block of the key-value cache
 PREFILL = 2048  # prompt tokens computed at once
 SCORED = 8192  # tokens that a reward model computes at once
 PACKED = 2 * 1024**3  # on a CPU, smaller models are sampled from a repacked copy of the weights
+SERVED = 64  # answers that togi's own server computes at once
 LOGITS = 3  # float32 copies of the logits of all rows while a token is drawn
 LIBRARIES = 40e6  # on a CPU: what the model library loads with the first model, as measured
 ADAPTERS = 54e6  # the same for peft with the first adapter
+EXCHANGE = 30e6  # the same for several processes that exchange shards
 TOKENIZER = 700  # bytes of a tokenizer per token of its vocabulary, as measured
 SAVED_TOKENIZER = 370  # bytes per token of the copies made while it is saved
 
@@ -29,6 +31,14 @@ class Rollouts:
     answer: int
     prompt: int = 0
     bound: float | None = None
+
+    def of_one(self, ranks: int) -> "Rollouts":
+        """The largest share of one of several processes that share the prompts."""
+        return replace(self, rows=-(-(self.rows // self.group) // ranks) * self.group)
+
+    def one_by_one(self) -> "Rollouts":
+        """The same on togi's own server, where each answer is a request, and at most SERVED are computed at once."""
+        return replace(self, rows=min(self.rows, SERVED), group=1, bound=None)
 
 
 def key_cache(shape: Shape, rollouts: Rollouts, width: int) -> float:
@@ -57,35 +67,71 @@ def _blocks(tokens: int) -> int:
 def by_phase(
     shape: Shape, job: Job, rollouts: Rollouts, *, tokens: int, copies: float, graders: Sequence[Shape]
 ) -> dict[str, float]:
-    """Peak bytes of each phase on the training device, for one process and micro-batches of `tokens` tokens.
+    """Peak bytes of each phase on the training device of one process, with micro-batches of `tokens` tokens.
 
-    `copies` are the bytes of other copies of the policy, `graders` the sizes of the reward models on the same device.
-    On a CPU, libraries and tokenizers count too.
+    `copies` are the bytes of other copies of the policy during training, `graders` the sizes of the reward models on
+    the same device. Several processes share the prompts of `rollouts`; the first one grades when all have sampled. On a
+    CPU, libraries and tokenizers count too.
     """
     width = 2 if job.compute_dtype == "bfloat16" else 4
-    memory = predict(shape, job, tokens)
+    own, memory = rollouts.of_one(job.ranks), predict(shape, job, tokens)
     beside = copies + sum(width * (grader.matrices + grader.vectors + grader.embeddings) for grader in graders)
-    between = memory.weights + memory.optimizer + beside  # gradients are freed between steps
-    keys = key_cache(shape, rollouts, width)
-    rows = min(rollouts.rows, int(keys // one_group(shape, rollouts, width)) * rollouts.group)
-    logits = LOGITS * 4 * rows * shape.vocabulary
-    read = min(PREFILL + rollouts.prompt, rows // rollouts.group * rollouts.prompt)
-    sample = between + keys + packed(shape, job, rollouts) + max(logits, forward_bytes(shape, read, width))
-    scored = min(SCORED, rollouts.group * (rollouts.prompt + rollouts.answer))
-    score = max((forward_bytes(grader, scored, width) for grader in graders), default=0.0)
-    sampling = keys + packed(shape, job, rollouts) if rollouts.rows > rollouts.group else 0.0  # of the other groups
+    between = between_steps(memory, job.ranks) + beside  # gradients are freed between steps
+    keys = key_cache(shape, own, width)
+    working = keys + packed(shape, job, own)
+    publishing = 0.0 if job.ranks == 1 or job.rank else shape.largest * (4.0 if job.weights == "float32" else 2.0)
+    score = max((forward_bytes(grader, scored(rollouts), width) for grader in graders), default=0.0)
+    sampling = working if job.ranks == 1 and rollouts.rows > rollouts.group else 0.0  # of the other groups
+    update = at_work(shape, job, memory)
     models = {
-        "load": memory.weights + beside,
-        "sample": sample,
+        "load": loaded(memory, job.ranks) + beside - kept_base(shape, job, width),
+        "sample": between + max(publishing, working + drawing(shape, own, keys, width)),
         "score": between + sampling + score,
-        "update": memory.peak + beside,
+        "update": beside + (update if job.ranks == 1 else max(update, gathered(memory, job.ranks))),
         "save": saving(shape, job, memory.weights),
     }
     if job.accelerator:
         return models
-    around = LIBRARIES + (ADAPTERS if job.rank else 0) + TOKENIZER * sum(each.vocabulary for each in (shape, *graders))
+    around = LIBRARIES + (ADAPTERS if job.rank else 0) + (EXCHANGE if job.ranks > 1 else 0)
+    around += TOKENIZER * sum(each.vocabulary for each in (shape, *graders))
     copied = SAVED_TOKENIZER * shape.vocabulary
     return {phase: size + around + (copied if phase == "save" else 0) for phase, size in models.items()}
+
+
+def scored(rollouts: Rollouts) -> int:
+    """The most tokens that a reward model computes at once: a group, or part of it, but never part of an answer."""
+    one = rollouts.prompt + rollouts.answer
+    return max(one, min(SCORED, rollouts.group * one))
+
+
+def drawing(shape: Shape, rollouts: Rollouts, keys: float, width: int) -> float:
+    """Bytes at work while sampling with a cache of `keys` bytes: logits of all rows, or prompts in one layer."""
+    rows = min(rollouts.rows, int(keys // one_group(shape, rollouts, width)) * rollouts.group)
+    read = min(PREFILL + rollouts.prompt, rows // rollouts.group * rollouts.prompt)
+    return max(float(LOGITS * 4 * rows * shape.vocabulary), forward_bytes(shape, read, width))
+
+
+def sampling_copy(shape: Shape, job: Job, width: int) -> float:
+    """Bytes of the copy that the policy samples from, in numbers of `width` bytes. A single process samples from the
+    policy itself if that has this type."""
+    if job.ranks == 1 and width == 4:
+        return 0.0
+    adapter = adapter_size(shape, job) * width
+    if _shares_base(job, width):
+        return adapter + kept_base(shape, job, width)
+    return float(adapter + shape.parameters * width)
+
+
+def kept_base(shape: Shape, job: Job, width: int) -> float:
+    """Bytes of the frozen weights that the sampler shares with the loaded model, and that several processes therefore
+    keep whole when they replace that model by their shards."""
+    return float(shape.parameters * width) if job.ranks > 1 and _shares_base(job, width) else 0.0
+
+
+def _shares_base(job: Job, width: int) -> bool:
+    """Whether the sampler shares the frozen weights, because they have its type or are in 4 bits."""
+    types = {"float32": 4, "bfloat16": 2}
+    return job.rank > 0 and (job.weights == "nf4" or types.get(job.weights) == width)
 
 
 def packed(shape: Shape, job: Job, rollouts: Rollouts) -> float:

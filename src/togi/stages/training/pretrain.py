@@ -1,5 +1,6 @@
 """`train.pretrain`: instruction pre-training (arXiv 2406.14491; docs/methods.md) and plain continued pre-training."""
 
+import math
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,7 +11,7 @@ from togi.stages.cost import Cost, Inputs, Load
 from togi.stages.training.job import training_job
 from togi.stages.training.optimisation import Share, TokenisedTraining
 
-REASONS = ("empty", "two_bos")
+REASONS = ("empty", "two_bos", "not_rendered")
 """Reasons for which a text is dropped."""
 
 
@@ -103,7 +104,21 @@ def estimate(settings: TrainPretrain, inputs: Inputs) -> Cost:
     """The cost of training on the requested number of tokens, in windows."""
     window = settings.max_length or inputs[settings.init].context or 0
     tokens = settings.tokens or (settings.steps or 0) * settings.batch_tokens
-    return Cost(tokens=tokens, load=Load(step=settings.batch_tokens + window, example=window))
+    steps = math.ceil(tokens / settings.batch_tokens)
+    cost = Cost(tokens=tokens, steps=steps, load=Load(step=settings.batch_tokens + window, example=window))
+    epochs = {str(source.ref): _epochs(settings, inputs, source, tokens) for source in settings.sources}
+    if told := [f"{name} about {times:,.0f} times" for name, times in epochs.items() if times >= 1.5]:
+        cost.notes.append(f"sources smaller than their share are read again: {', '.join(told)}")
+    return cost
+
+
+def _epochs(settings: TrainPretrain, inputs: Inputs, source: MixedSource, tokens: int) -> float:
+    """How often a source is read; 0 if its records or their lengths are unknown."""
+    records, lengths = inputs[source.ref].records, inputs.lengths([source.ref], inputs[settings.init], Cost())
+    if not records or lengths is None or not lengths[0]:
+        return 0.0
+    share = source.share / sum(each.share for each in settings.sources)
+    return tokens * share / (records * lengths[0])
 
 
 STAGE = StageType(

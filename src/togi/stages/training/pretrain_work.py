@@ -23,6 +23,7 @@ from togi.stages.context import Context
 from togi.stages.models import keep_model, load_trainable
 from togi.stages.rehearsal_work import Rehearsed, example_rows, weightless
 from togi.stages.seen_prompts import keep_marks
+from togi.stages.training.dropped_work import dropped_warning, tell_dropped
 from togi.stages.training.example_work import Example
 from togi.stages.training.examples_work import Data, window_of
 from togi.stages.training.fit_work import TokenTask, fit
@@ -41,7 +42,7 @@ def run(settings: TrainPretrain, context: Context) -> None:
     corpora, held_out = _read(settings, context, windows)
     mark_N = np.concatenate([texts.column("mark") for texts in corpora.values()])
     keep_marks(context, settings.init, mark_N[mark_N > 0])
-    task = PretrainTask(settings, corpora, windows, model, Data([], held_out))
+    task = PretrainTask(settings, corpora, windows, model, Data([], held_out, dropped_warning(settings, context)))
     fitted = fit(settings, context, model, task)
     context.counts["out"] = sum(len(texts) for texts in task.corpora.values())
     context.counts["pieces"] = sum(stream.pieces for stream in task.streams)
@@ -49,11 +50,14 @@ def run(settings: TrainPretrain, context: Context) -> None:
     context.counts["validation"] = len(held_out)
     context.summary |= {"step": fitted.step, "validation": fitted.validation, "ledger": ledger(task.streams)}
     keep_model(context, model, context.folder / MODEL_FOLDER, settings)
+    tell_dropped(context)
 
 
 def rehearse(settings: TrainPretrain, context: Context) -> list[Rehearsed]:
     windows = Windows.of(settings, context, weightless(context, settings.init))
     corpora, held_out = _read(settings, context, windows)
+    for name, message in dropped_warning(settings, context):
+        context.alarm(name, message)
     return example_rows(windows.model, chain(windows.pieces(chain(*corpora.values())), held_out))
 
 

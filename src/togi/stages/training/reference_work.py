@@ -5,38 +5,42 @@ With an adapter they are computed with the adapter switched off, which is exactl
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from togi.core.errors import StageError
 from togi.model.adapter import without_adapter
 from togi.objectives.base import require, segment_sum
 from togi.stages.context import Context
+from togi.stages.training.dpo import UNIT
 from togi.stages.training.examples_work import Data, Example
 from togi.stages.training.fit_work import TokenTask, outputs
 from togi.stages.training.token_files_work import Changed
 
-UNIT = 64
-"""Pairs per unit of work. It depends on nothing else, so that the pairs of a unit never change."""
 
-
-def with_reference(context: Context, task: TokenTask, budget: int) -> Data:
+def with_reference(context: Context, task: TokenTask, budget: int, used: Collection[int] | None = None) -> Data:
     """The task's examples with the initial model's log-probability of each sequence, summed over its scored tokens.
+    Only units with a validation pair or one of the `used` places of training (None: all) are computed; other pairs have
+    no log-probabilities.
 
     Call it before anything is trained or restored. Units that an earlier run finished are read, not computed again.
     Raises StageError if a sum is not finite.
     """
     training, validation = task.data.training, task.data.validation
     count, total = len(training), len(training) + len(validation)
+    units = range(-(-total // UNIT))
+    needed = set(units) if used is None else {place // UNIT for place in (*used, *range(count, total))}
     ends = array("q", [0])
     sums = array("d")
 
     def make(number: int) -> list[list[float]]:
         places = range(number * UNIT, min((number + 1) * UNIT, total))
+        if number not in needed:
+            return [[] for _ in places]
         examples = [training[at] if at < count else validation[at - count] for at in places]
         return _sums(context, task, examples, budget)
 
-    for values in context.stream_units(-(-total // UNIT), make, "reference"):
+    for values in context.stream_units(len(units), make, "reference"):
         for value in values:
             sums.extend(value)
             ends.append(len(sums))

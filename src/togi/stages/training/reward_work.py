@@ -29,6 +29,7 @@ from togi.stages.base import MODEL_FOLDER
 from togi.stages.context import Context
 from togi.stages.models import adapted, keep_model, load_bare
 from togi.stages.rehearsal_work import Rehearsed, data_rows, weightless
+from togi.stages.training.dropped_work import dropped_warning, tell_dropped
 from togi.stages.training.examples_work import Data, Example, inner, read
 from togi.stages.training.fit_work import Task, fit, outputs
 from togi.stages.training.pairs_work import PairReader
@@ -53,6 +54,7 @@ def run(settings: TrainReward, context: Context) -> None:
     context.counts["out"] = len(data.training)
     context.counts["held_out"] = len(data.validation)
     context.summary["table"] = rows_to_json([*rows, *control])
+    tell_dropped(context)
 
 
 def rehearse(settings: TrainReward, context: Context) -> list[Rehearsed]:
@@ -102,7 +104,9 @@ class PairToTexts(PairReader):
 
 def read_pairs(settings: TrainReward, context: Context, model: LoadedModel) -> Data:
     """The examples of a stage's pairs, and of its validation."""
-    return read(settings, context, refs_of(settings.pairs), border(settings, context, model))
+    data = read(settings, context, refs_of(settings.pairs), border(settings, context, model))
+    data.warnings += dropped_warning(settings, context, data.warnings)
+    return data
 
 
 def border(settings: TrainReward, context: Context, model: LoadedModel) -> PairToTexts:

@@ -20,6 +20,7 @@ from togi.stages.context import Context
 from togi.stages.models import keep_model, load_trainable
 from togi.stages.rehearsal_work import Rehearsed, data_rows, weightless
 from togi.stages.spoken import Spoken
+from togi.stages.training.dropped_work import dropped_warning, tell_dropped
 from togi.stages.training.examples_work import Data, Example, Rendering, read, too_long
 from togi.stages.training.fit_work import TokenTask, fit
 from togi.stages.training.sft import TrainSft
@@ -40,6 +41,7 @@ def run(settings: TrainSft, context: Context) -> None:
     context.counts["out"] = context.counts["chats"]
     context.summary |= {"step": fitted.step, "validation": fitted.validation}
     keep_model(context, model, context.folder / MODEL_FOLDER, settings, Spoken(data.system))
+    tell_dropped(context)
 
 
 def rehearse(settings: TrainSft, context: Context) -> list[Rehearsed]:
@@ -65,6 +67,7 @@ def read_chats(settings: TrainSft, context: Context, model: LoadedModel) -> Data
     if settings.packing == "blocks":
         data = _in_blocks(data, data.training, to_example, context)
     context.counts["held_out"] = len(data.validation)
+    data.warnings += dropped_warning(settings, context, data.warnings)
     return data
 
 
@@ -110,6 +113,7 @@ class ChatToExample(Rendering):
         if not group:
             return str(cut[0])
         self.counts["answers_too_long"] += len(cut) - len(group)
+        self.note_systems(messages)
         return Example(id=chat.id, prompt=_prompt(messages), group=group)
 
     def _cut(self, chat: Chat, found: Rendered) -> TokenSequence | str:
