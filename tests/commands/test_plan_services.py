@@ -125,6 +125,22 @@ def test_vllm_takes_its_share_of_the_card(recipe):
     assert any("for the servers of rm and engine) of small (cuda:1)" in each for each in crowded)
 
 
+def test_a_server_that_sleeps_shares_the_trainers_card(recipe):
+    vllm = (
+        *engine(recipe, "serve: {engine: vllm, python: /usr/bin/python3, args: [--gpu-memory-utilization, '0.7']}"),
+        "models.engine.device=cuda:0",
+        "models.rm.device=cuda:1",
+        "stages.policy.micro_batch_tokens=16384",
+    )
+    awake, asleep = (planned(recipe, *vllm, f"stages.policy.engine.sleep={told}")["policy"] for told in (False, True))
+    share = 0.7 * 80e9
+    assert awake.problems and not asleep.problems
+    alone = awake.peak_bytes - share
+    assert max(alone, share) < asleep.peak_bytes < awake.peak_bytes
+    little = planned(recipe, *vllm, "stages.policy.engine.sleep=true", "models.engine.serve.args.1=0.4")["policy"]
+    assert little.peak_bytes == max(alone, asleep.peak_bytes - 0.3 * 80e9)
+
+
 def test_the_type_of_a_server_is_its_own(recipe):
     wide = planned(recipe, "models.rm.serve.args=[--dtype, float32]")["graded"].memory["cuda:1"]
     assert wide == 2 * REWARD

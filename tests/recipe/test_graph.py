@@ -1,5 +1,6 @@
 """From a recipe to fingerprinted nodes: what changes a fingerprint, what does not, where bad recipes are refused."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -283,6 +284,9 @@ def test_all_missing_files_and_models_are_listed_at_once_before_any_is_hashed(fo
         graph(folder, text)
     lines = str(raised.value).splitlines()
     assert len(lines) == 4 and "unused" not in str(raised.value)
+    assert all(
+        re.match(r"\S+\.yaml:\d+: (data\.\w+\.path|models\.\w+|stages\.\w+\.[\w.]+): ", line) for line in lines
+    ), lines
     for part in ("gone.jsonl: there is no such file", "'no-such-package'", "nowhere: there is no such", "rewards.py"):
         assert sum(part in line for line in lines) == 1, lines
 

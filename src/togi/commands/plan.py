@@ -135,9 +135,11 @@ class _Planner:
         servers = self._standing(inputs, cost)
         add_reading(found, servers, self.around.machine, stage.name, self.compute_dtype, cost)
 
-    def _standing(self, inputs: "_Inputs", cost: Cost, sampled: Rollouts | None = None) -> list[Standing]:
+    def _standing(
+        self, inputs: "_Inputs", cost: Cost, sampled: Rollouts | None = None, *, sleeps: bool = False
+    ) -> list[Standing]:
         """The servers that run during a stage, if the recipe names hardware, and their own problems. `sampled` are the
-        samples of the stage's policy on a server."""
+        samples of the stage's policy on a server, which `sleeps` in between."""
         stage, machine, found = inputs.stage, self.around.machine, []
         left = [] if STAGES[stage.settings.type].imports or not machine.devices else self.left
         named = {Ref(ref).name: Ref(ref) for ref in stage.inputs}
@@ -151,8 +153,9 @@ class _Planner:
             if why or known.shape is None:
                 cost.unknown.append(f"memory of the server of {service.name}: {why}")
                 continue
-            keys = sampled if service.samples_for == stage.name else None
-            found.append(standing(service, known.shape, machine, self.compute_dtype, keys))
+            own = service.samples_for == stage.name
+            server = standing(service, known.shape, machine, self.compute_dtype, sampled if own else None)
+            found.append(replace(server, sleeps=own and sleeps))
         where = f"{machine.where}: hardware: stage {stage.name}: "
         cost.problems += [where + wrong for wrong in server_problems(found, machine)]
         return found
@@ -176,7 +179,7 @@ class _Planner:
             graders=self._graders(job, inputs, cost),
             load=cost.load,
         )
-        training = replace(training, servers=self._standing(inputs, cost, training.rollouts))
+        training = replace(training, servers=self._standing(inputs, cost, training.rollouts, sleeps=job.sleeps))
         add_memory(training, inputs.stage.name, cost)
         if cost.tokens is not None:
             cost.flops = training_flops(shape, job.at(self.compute_dtype), cost.tokens, cost.tokens, 0)

@@ -37,12 +37,14 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A server that runs during a stage: the bytes that it takes on a device, and its own problem, if any."""
+    """A server that runs during a stage: the bytes that it takes on a device, and its own problem, if any. `sleeps`: it
+    takes them only while the stage samples."""
 
     name: str
     place: str
     size: float
     problem: str = ""
+    sleeps: bool = False
 
 
 def uncounted(service: Service, known: Known) -> str:

@@ -65,8 +65,13 @@ class Training:
 
     @property
     def served(self) -> float:
-        """Bytes of servers on the training device."""
-        return taken(self.servers).get(self.machine.trains_on, 0.0)
+        """Bytes of servers on the training device that are awake while it trains."""
+        return taken([each for each in self.servers if not each.sleeps]).get(self.machine.trains_on, 0.0)
+
+    @property
+    def woken(self) -> float:
+        """Bytes that a server takes on the training device only while the policy samples."""
+        return taken([each for each in self.servers if each.sleeps]).get(self.machine.trains_on, 0.0)
 
     @property
     def beside(self) -> float:
@@ -75,7 +80,9 @@ class Training:
 
     def peak(self, tokens: int) -> float:
         """Peak bytes of the training device with micro-batches of `tokens`."""
-        return max([rank_peak(self.shape, self.here, tokens) + self.beside, *self.phases(tokens).values()])
+        sampling = rank_peak(self.shape, self.here, 0) + self.woken if self.woken else 0.0
+        trained = max(rank_peak(self.shape, self.here, tokens), sampling) + self.beside
+        return max([trained, *self.phases(tokens).values()])
 
     def phases(self, tokens: int) -> dict[str, float]:
         """Peak bytes of each phase of a policy that samples itself, on the device of one process; empty for other

@@ -231,7 +231,7 @@ def at_work(shape: Shape, job: Job, memory: Memory) -> float:
 
     One of several holds its part of weights, moments and gradients and, unsharded, what it computes with: embeddings
     and head, the current layer and the next, and the gradients of one layer, twice while they are exchanged. The
-    gradients of the head come first, besides logits and activations; those of the embeddings last, when these are freed.
+    gradients of the head come first, besides logits and activations; those of the embeddings last, when both are gone.
     """
     if job.ranks == 1:
         return memory.peak

@@ -14,17 +14,23 @@ from togi.core.sources import ModelSource, lineage
 from togi.recipe.schema import Recipe
 
 Identify = Callable[[ModelSource], str]
+Look = Callable[[], Any]
+Key = str | int
 
 
 def refuse_missing(recipe: Recipe, sources: Mapping[str, ModelSource], identify: Identify) -> None:
-    """Raises InputError with every model and file that a stage needs and that does not exist, one on each line; reads
-    no weights. `sources` are the recipe's models from outside; `identify` raises InputError for a missing one."""
-    problems = [text for look in _needed(recipe, sources, identify) if (text := _problem(look))]
+    """Raises InputError with every model and file that a stage needs and that does not exist, one on each line, each
+    once and at the first key that names it; reads no weights. `sources` are the recipe's models from outside;
+    `identify` raises InputError for a missing one."""
+    problems: dict[str, str] = {}
+    for path, look in _needed(recipe, sources, identify):
+        if text := _problem(look):
+            problems.setdefault(text, f"{recipe.tree.where(path)}: {'.'.join(map(str, path))}: {text}")
     if problems:
-        raise InputError("\n".join(dict.fromkeys(problems)))
+        raise InputError("\n".join(problems.values()))
 
 
-def _problem(look: Callable[[], Any]) -> str:
+def _problem(look: Look) -> str:
     try:
         look()
     except InputError as error:
@@ -32,16 +38,18 @@ def _problem(look: Callable[[], Any]) -> str:
     return ""
 
 
-def _needed(recipe: Recipe, sources: Mapping[str, ModelSource], identify: Identify) -> Iterator[Callable[[], Any]]:
-    """For each model and file: a function that raises InputError if it is missing."""
+def _needed(
+    recipe: Recipe, sources: Mapping[str, ModelSource], identify: Identify
+) -> Iterator[tuple[tuple[Key, ...], Look]]:
+    """For each model and file: its place in the recipe, and a function that raises InputError if it is missing."""
     used = dict.fromkeys(ref.name for settings in recipe.stages.values() for _, ref in references(settings))
     for name in used:
         if name in sources:
-            yield partial(_look_for, sources[name], identify)
+            yield ("models", name), partial(_look_for, sources[name], identify)
         elif name in recipe.data:
-            yield from _files(recipe.data[name], identify)
-    for settings in recipe.stages.values():
-        yield from _files(settings, identify)
+            yield from _files(recipe.data[name], identify, ("data", name))
+    for name, settings in recipe.stages.items():
+        yield from _files(settings, identify, ("stages", name))
 
 
 def _look_for(source: ModelSource, identify: Identify) -> None:
@@ -56,11 +64,12 @@ def _look_for(source: ModelSource, identify: Identify) -> None:
             tree(Path(path))
 
 
-def _files(settings: BaseModel, identify: Identify) -> Iterator[Callable[[], Any]]:
-    for (name, *_), leaf in walk(settings):
+def _files(settings: BaseModel, identify: Identify, place: tuple[str, str]) -> Iterator[tuple[tuple[Key, ...], Look]]:
+    for path, leaf in walk(settings):
+        name = path[0]
         if is_place(settings, str(name)):
             continue
         if isinstance(leaf, RecipePath):
-            yield partial(tree, Path(leaf))
+            yield (*place, *path), partial(tree, Path(leaf))
         elif isinstance(leaf, PackageName):
-            yield partial(identify, ModelSource(kind="package", name=leaf))
+            yield (*place, *path), partial(identify, ModelSource(kind="package", name=leaf))

@@ -299,6 +299,7 @@ def job(settings: TrainGrpo) -> TrainingJob:
         scorers=tuple(scorers_of(settings)),
         rollouts=rollouts,
         served=settings.engine is not None,
+        sleeps=settings.engine is not None and settings.engine.sleep,
         copies=copies,
     )
 

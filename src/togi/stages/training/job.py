@@ -15,7 +15,8 @@ class TrainingJob:
     replaces the vocabulary head. Of the `keep_layers` lowest layers, the top `train_layers` are trained; None: all.
     `scorers` are the reward models in memory.
 
-    `rollouts` describes how a policy samples, itself or, if `served`, on a server. `copies(job, shape, compute_dtype)`
+    `rollouts` describes how a policy samples, itself or, if `served`, on a server, which `sleeps` while the policy is
+    trained. `copies(job, shape, compute_dtype)`
     returns the bytes of other copies of the model in memory during training.
     """
 
@@ -27,6 +28,7 @@ class TrainingJob:
     scorers: tuple[ScorerRef, ...] = ()
     rollouts: Rollouts | None = None
     served: bool = False
+    sleeps: bool = False
     copies: Callable[[Job, Shape, str], float] = lambda job, shape, compute_dtype: 0.0
 
     @property
