@@ -137,7 +137,7 @@ def test_a_server_that_sleeps_shares_the_trainers_card(recipe):
     assert awake.problems and not asleep.problems
     alone = awake.peak_bytes - share
     assert max(alone, share) < asleep.peak_bytes < awake.peak_bytes
-    little = planned(recipe, *vllm, "stages.policy.engine.sleep=true", "models.engine.serve.args.1=0.4")["policy"]
+    little = planned(recipe, *vllm, "stages.policy.engine.sleep=true", "models.engine.serve.args.1='0.4'")["policy"]
     assert little.peak_bytes == max(alone, asleep.peak_bytes - 0.3 * 80e9)
 
 
