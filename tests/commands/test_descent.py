@@ -70,7 +70,8 @@ def test_a_model_of_two_trainings_names_the_first_base_and_both(folder, told, la
 
 
 def test_the_base_among_the_answers_is_the_one_that_the_recipe_names(told):
-    assert [*told["answers"]] == ["base", "trained", "merged"] and told["notes"] == []
+    assert [*told["answers"]] == ["base", "trained", "merged"]
+    assert all(note.startswith("learnt.json has hashes") for note in told["notes"]) and len(told["notes"]) == 1
     assert told["answers"]["trained"] == told["answers"]["merged"]
 
 
@@ -81,9 +82,8 @@ def test_a_base_that_changed_since_is_not_asked(folder, told):
     finally:
         (folder / "kept.json").rename(folder / "model" / "generation_config.json")
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)["notes"] == [
-        "the base (model) is missing on this machine or has changed, so it was not asked"
-    ]
+    told = "the base (model) is missing on this machine or has changed, so it was not asked"
+    assert told in json.loads(ended.stdout)["notes"]
 
 
 def test_no_licence_is_claimed_if_the_base_states_none(folder, told):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 OF_OTHERS = ("_attn_implementation", "_model_mapping", "_exit", "_thread", "_python_dispatch", "_encode_pair")
+OF_OTHERS += ("_new_process_group_helper", "_world")  # with which SGLang joins a group
 """Private names of other libraries that have no public equivalent."""
 OF_PROCESSES = ("_execute_child", "_try_wait", "_internal_poll")
 """Private names of the standard library that tests/forked.py overrides."""

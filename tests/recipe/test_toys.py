@@ -188,7 +188,7 @@ def test_llm_jp_8x13b_trains_a_mixture_in_both_rounds_and_its_card_says_that_it_
     measured = {figure.subject for figure in read_records(folder / "health" / RECORDS_FILE)[1]}
     assert measured == {"base", "tuned", "round_1", "round_2"}
     report = (folder / "report.html").read_text()
-    assert "toy-llm-jp-8x13b-upcycled" in report and "random-upcycled-4-experts" in report
+    assert "toy-llm-jp-8x13b" in report and "random-upcycled-4-experts" in report
     ended = togi(home, "export", f"{mine}:round_2", str(tmp_path / "out"), "--question", "")
     assert ended.returncode == 0, ended.stderr
     card = " ".join((tmp_path / "out" / "README.md").read_text().split())
