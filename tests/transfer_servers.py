@@ -47,7 +47,10 @@ class Pipe:
     def join(self) -> None: ...
 
     def broadcast(self, tensor: Tensor) -> None:
-        self._sent.put(tensor.clone(), timeout=WAIT)
+        try:
+            self._sent.put(tensor.clone(), timeout=WAIT)
+        except queue.Full:  # nobody takes it any more: as torch says it
+            raise RuntimeError("the other end has left") from None
 
     def take(self) -> Tensor:
         return self._sent.get(timeout=WAIT)

@@ -188,10 +188,11 @@ def test_what_cannot_be_measured_is_said(place: Path, word: str, said: str):
     ("word", "said"), [("nope:x", "no benchmark 'nope' (allowed: "), ("answers:nowhere.jsonl", "is not a file, folder")]
 )
 def test_a_wrong_benchmark_is_said_before_the_model_is_looked_for(word: str, said: str):
+    as_in_togi: dict[str, Any] = {"standalone_mode": False, "help_option_names": ["-h", "--help"]}  # click keeps them
     with pytest.raises(RecipeError, match=re.escape(said)):
-        measured.main(["no model", word], standalone_mode=False)
+        measured.main(["no model", word], **as_in_togi)
     with pytest.raises(RecipeError, match=re.escape(said)):
-        compared.main(["no model", "none either", word], standalone_mode=False)
+        compared.main(["no model", "none either", word], **as_in_togi)
 
 
 def test_a_reward_model_does_not_answer(place: Path):
