@@ -6,39 +6,26 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from measured import BEGUN
 from tiny_run import togi, write_recipe
 
 from togi.core.files import read_json
 from togi.report.card_words import LANGUAGES, WORDS
 
-RECIPE = """\
-name: measured
-seed: 3
-models:
-  base: {path: model, template: chatml}
-data:
-  questions: {path: questions.jsonl}
-stages:
-  pairs: {type: contrast, input: $questions, model: $base, off_topic: true, max_tokens: 12, min_tokens: 1}
-  reward: {type: train.reward, init: $base, pairs: $pairs, epochs: 1, batch_size: 2, learning_rate: 1e-3}
-  longer: {type: train.reward, init: $base, pairs: $pairs, epochs: 2, batch_size: 2, learning_rate: 1e-2}
-  policy: {type: train.dpo, init: $base, pairs: $pairs, epochs: 1, batch_size: 2, learning_rate: 1e-3}
-  answers:
-    type: evaluate
-    models: [$base, $policy]
-    bootstrap: 100
-    benchmarks:
-      - {type: answers, prompts: $questions, reward: $reward, samples: 2, max_tokens: 8}
+RECIPE = (
+    BEGUN
+    + """\
       - {type: chat_health, prompts: $questions, max_tokens: 8}
   scores:
     type: evaluate
-    models: [$reward, $longer]
+    models: [$reward, $other]
     bootstrap: 100
     benchmarks:
       - {type: reward_accuracy, pairs: $pairs}
   compared:
     {type: evaluate, base: $base, policy: $policy, prompts: $questions, max_tokens: 8, bootstrap: 100}
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +88,8 @@ def test_measurements_of_several_stages_stay_apart(exported):
 def test_the_accuracy_of_a_reward_model_is_on_its_card(exported, language):
     words, name = WORDS[language], "README.md" if language == "en" else f"README.{language}.md"
     text = (exported / "reward" / name).read_text()
-    assert "\n### reward_accuracy\n" in text and "| **reward** |" in text and "longer" in text
+    assert "\n### reward_accuracy\n" in text and "| **reward** |" in text and "other" in text
     leaks = views(exported, "reward")["reward_accuracy"]["leaks"]
-    told = words["trained_on"].format(counts=f"reward {leaks['reward']}, longer {leaks['longer']}")
+    told = words["trained_on"].format(counts=f"reward {leaks['reward']}, other {leaks['other']}")
     assert f"\n{told}\n" in text and min(leaks.values()) > 0
     assert not re.search(r"\bNone\b|\{[a-z]+\}", text.partition(f"## {words['results']}")[2].partition("\n## ")[0])

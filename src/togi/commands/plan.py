@@ -164,7 +164,7 @@ class _Planner:
 
     def _training(self, job: TrainingJob, inputs: "_Inputs", cost: Cost) -> None:
         """Adds the memory, the operations and the time of a training, and registers its model."""
-        tell_schedule(job.settings, cost.steps or getattr(job.settings, "steps", None), cost)
+        tell_schedule(job.settings, cost.steps, cost)
         model = inputs[job.init]
         shape = None if model.shape is None else job.shape(model.shape)
         cost.outputs[MAIN] = replace(model, records=None, samples=(), added=0, shape=shape)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from togi.core.records import Chat, Message, Pair, Prompt, Record, Sample
+from togi.core.records import Chat, Document, Message, Pair, Prompt, Record, Sample
 from togi.stages.cost import Cost, Known
 
 TURN = 8
@@ -57,7 +57,9 @@ def whole(record: Record) -> int:
             return turns_size((*record.prompt.messages, Message("assistant", record.text)))
         case Pair():
             return turns_size((*record.prompt, *record.chosen, *record.rejected))
-    return text_size(getattr(record, "text", ""))
+        case Document():
+            return text_size(record.text)
+    return 0
 
 
 def answered(record: Record) -> int:
@@ -81,10 +83,10 @@ def last_turns(record: Record) -> int:
     return text_size(question, last.content if last.role == "assistant" else "")
 
 
-def part_sizes(document: Record, chars: int, *, every: bool) -> list[int]:
+def part_sizes(document: Document, chars: int, *, every: bool) -> list[int]:
     """The bytes of the parts of a document, or (without `every`) of its first part, each with the document's title, if
     parts are as long as they may be: `chars` characters."""
-    text, title = getattr(document, "text", ""), document.extra.get("title")
+    text, title = document.text, document.extra.get("title")
     size, above = text_size(text), text_size(title) if isinstance(title, str) else 0
     most = max(1, min(size, chars * text_size(max(text, default=""))))
     full, rest = divmod(size, most) if every else (1, 0)

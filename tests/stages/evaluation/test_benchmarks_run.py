@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from measured import BEGUN
 from tiny_run import togi, write_recipe
 
 from togi.api import load
@@ -14,24 +15,9 @@ from togi.core.records import Pair
 from togi.judge.prompts import Case, own_prompt
 from togi.model.first_token import ModelChooser
 
-RECIPE = """\
-name: measured
-seed: 3
-models:
-  base: {path: model, template: chatml}
-data:
-  questions: {path: questions.jsonl}
-stages:
-  pairs: {type: contrast, input: $questions, model: $base, off_topic: true, max_tokens: 12, min_tokens: 1}
-  reward: {type: train.reward, init: $base, pairs: $pairs, epochs: 1, batch_size: 2, learning_rate: 1e-3}
-  other: {type: train.reward, init: $base, pairs: $pairs, epochs: 2, batch_size: 2, learning_rate: 1e-2}
-  policy: {type: train.dpo, init: $base, pairs: $pairs, epochs: 1, batch_size: 2, learning_rate: 1e-3}
-  answers:
-    type: evaluate
-    models: [$base, $policy]
-    bootstrap: 100
-    benchmarks:
-      - {type: answers, prompts: $questions, reward: $reward, samples: 2, max_tokens: 8}
+RECIPE = (
+    BEGUN
+    + """\
   accuracy:
     type: evaluate
     models: [$reward, $other]
@@ -45,6 +31,7 @@ stages:
     benchmarks:
       - {type: reward_accuracy, name: small_judge, pairs: $pairs, read: logprobs}
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from togi.core.records import Document
 from togi.core.settings import MAIN, DocumentsRef, EmbedderRef, ModelRef, PromptsRef, RecipePath, Ref
 from togi.stages.base import StageSettings, StageType
 from togi.stages.bounds import (
@@ -346,7 +347,8 @@ def _read(settings: Synthesize, inputs: Inputs, candidates: int) -> int | None:
 def _read_documents(settings: Synthesize, inputs: Inputs, came: Known, candidates: int) -> int | None:
     """The most tokens of the requests about parts of documents, each with the prompt or with examples."""
     chars, every = settings.chunk_chars, settings.long_documents == "split"
-    sizes = [size for each, _ in records_of(came) for size in part_sizes(each, chars, every=every)]
+    texts = [each for each, _ in records_of(came) if isinstance(each, Document)]
+    sizes = [size for each in texts for size in part_sizes(each, chars, every=every)]
     found: int | None = largest(sizes, candidates) if sizes else None
     if not sizes and came.tokens is not None:
         found = math.ceil(candidates * min(came.tokens + came.added, chars))

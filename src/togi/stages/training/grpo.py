@@ -219,7 +219,7 @@ def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
     in different micro-batches."""
     groups = settings.steps * settings.prompts_per_step
     samples = groups * settings.group_size // settings.epochs_per_batch
-    cost = Cost(samples=samples, sampled=samples * settings.sampling.max_tokens)
+    cost = Cost(steps=settings.steps, samples=samples, sampled=samples * settings.sampling.max_tokens)
     graded = samples * (1 + settings.refill_rounds)
     cost.stored_bytes = graded * (STORED_SAMPLE + settings.sampling.max_tokens * STORED_TOKEN)
     _graders(settings, inputs, graded, cost)
