@@ -10,11 +10,11 @@ import argparse
 import statistics
 from typing import Any
 
-from harness import Outcome, Side, failures, measure, parser, prepare, show, summary, write
+from harness import Outcome, Side, cpu_facts, failures, measure, parser, prepare, show, summary, write
 
-UPDATE_PARTS = ("norm", "gate", "rotate", "softmax", "attend")
-LAYER_PARTS = ("norm", "gate", "rotate", "attend")
-SAMPLING_PARTS = ("norm", "gate", "decode")
+UPDATE_PARTS = ("norm", "rotate", "softmax", "attend")
+LAYER_PARTS = ("norm", "rotate", "attend")
+SAMPLING_PARTS = ("norm", "decode")
 WORKS: dict[str, dict[str, Any]] = {
     "layers": {"groups": 1, "samples": 8, "prompt": 256, "answer": 64, "tokens": 1024, "layers": 2},
     "group": {"groups": 1, "samples": 8, "prompt": 256, "answer": 64, "tokens": 1024},
@@ -34,7 +34,8 @@ def parts_of(work: str, precision: str) -> list[str]:
     """The parts that a step uses."""
     if work != "sampling":
         return list(LAYER_PARTS if work == "layers" else UPDATE_PARTS)
-    return [*SAMPLING_PARTS, *(["linear"] if precision == "bf16" else [])]  # products in bfloat16 alone
+    products = precision == "bf16" and "amx_tile" in cpu_facts()["flags"]
+    return [*SAMPLING_PARTS, *(["linear"] if products else [])]
 
 
 def worth(outcome: Outcome, part: str) -> list[float]:

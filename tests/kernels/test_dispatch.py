@@ -51,10 +51,6 @@ def other_epsilon(arguments) -> None:
     arguments.epsilon += 1.0
 
 
-def other_gate(arguments) -> None:
-    arguments.gelu = 1 - arguments.gelu
-
-
 def other_way(arguments) -> None:
     arguments.cosine, arguments.sine = arguments.sine, arguments.cosine
 
@@ -66,7 +62,6 @@ def other_factor(arguments) -> None:
 WRONG = [
     ("norm", "togi_norm", other_epsilon),
     ("norm", "togi_norm_backward", other_epsilon),
-    ("gate", "togi_gate", other_gate),
     ("rotate", "togi_rotate", other_way),
     ("softmax", "togi_softmax", other_factor),
     ("attend", "togi_attend", other_scale),
@@ -95,7 +90,7 @@ def test_numbers_that_are_none_are_wrong_too():
     assert "norm" in loaded(**altering("togi_norm", spoilt)).off
 
 
-@pytest.mark.parametrize("part", ["norm", "gate", "rotate", "softmax", "attend", "decode"])
+@pytest.mark.parametrize("part", ["norm", "rotate", "softmax", "attend", "decode"])
 def test_arguments_of_another_size_are_never_used(part, caplog):
     def never(*given):
         raise AssertionError("called with arguments that it reads otherwise")
@@ -119,10 +114,10 @@ def test_trying_is_cheap():
 
 
 def test_the_report_names_every_part_and_why_torch_computes_it():
-    with kernels.without("gate"):
-        assert kernels.report()["gate"] == "torch (switched off)"
+    with kernels.without("rotate"):
+        assert kernels.report()["rotate"] == "torch (switched off)"
         assert kernels.report()["norm"] == "compiled"
-        assert " -gate" in kernels.identity()
+        assert " -rotate" in kernels.identity()
     assert kernels.report().keys() == set(kernels.PARTS)
     with kernels.without():
         assert not any(how == "compiled" for how in kernels.report().values())
@@ -139,7 +134,7 @@ def test_without_compiled_functions_the_same_comes_out():
         soft = kernels.softmax_(x.clone(), target, kernels.LogitShape(0.5), entropy=True)
         packed = kernels.linear(x, kernels.pack(weight, 5), None)
         heads = kernels.rotate(x.view(5, 2, 32), (up[:, :32], up[:, 32:]))
-        return [heads, kernels.norm(x, norm), kernels.gate(x, up), kernels.gate(x, up, True), packed, *soft[:3]]
+        return [heads, kernels.norm(x, norm), packed, *soft[:3]]
 
     compiled = results()
     with kernels.without():

@@ -1,10 +1,9 @@
-"""Compiled norms, gates, rotations and softmax, and their gradients, against float64."""
+"""Compiled norms, rotations and softmax, and their gradients, against float64."""
 
 import shutil
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from togi.kernels.dispatch import kernels
 from togi.kernels.native import NORM_TYPES, Native
@@ -80,31 +79,6 @@ def test_no_rows_have_no_share_in_the_gradient_of_a_norms_weight(functions):
     none = torch.empty(0, 4)
     grad_weight = functions.norm_backward(none, torch.ones(4), 1e-5, 0.0, none, True)[1]
     assert grad_weight.tolist() == [0] * 4
-
-
-# --- gates ------------------------------------------------------------------------------------------------------------
-
-
-@NEEDS_COMPILER
-@pytest.mark.parametrize("dtype", ERRORS)
-@pytest.mark.parametrize("gelu", [False, True])
-@pytest.mark.parametrize(("rows", "width"), [(1, 5), (33, 1536)])
-def test_a_gate_and_its_gradients_are_rounded_once(functions, dtype, gelu, rows, width):
-    generator = torch.Generator().manual_seed(width)
-    x, up, grad = (4 * numbers(generator, rows, width, dtype=dtype) for _ in range(3))
-    x[0, :4] = torch.tensor([0.0, 300.0, -300.0, torch.nan])
-    open_, by = (tensor.double().requires_grad_() for tensor in (x, up))
-    exact = (F.gelu(open_, approximate="tanh") if gelu else F.silu(open_)) * by
-    exact.backward(grad.double())
-    close(functions.gate(x, up, gelu), exact.detach(), dtype, atol=1e-5)
-    grad_x, grad_up, again = functions.gate_backward(x, up, grad, gelu, True)
-    assert open_.grad is not None
-    assert by.grad is not None
-    close(grad_x, open_.grad, dtype, atol=4e-5)
-    close(grad_up, by.grad, dtype, atol=1e-5)
-    assert again is not None
-    close(again, exact.detach(), dtype, atol=1e-5)
-    assert functions.gate_backward(x, up, grad, gelu, False)[2] is None
 
 
 # --- rotary positions -------------------------------------------------------------------------------------------------

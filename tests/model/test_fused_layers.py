@@ -21,11 +21,8 @@ from togi.model.lora import add_lora
 from togi.model.policy import Policy, plain_logprobs, score_tokens
 from togi.model.recompute import recomputed_layers
 
-KINDS = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe")
+ALL = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "gemma2", "gemma3")
 IDS = torch.tensor([[5, 9, 11, 7, 3, 20, 8, 6]])
-
-
-ALL = (*KINDS, "gemma2", "gemma3")
 
 
 @pytest.fixture(params=[True, False], ids=["compiled", "torch"])
@@ -95,7 +92,7 @@ def truth(net: nn.Module) -> tuple[torch.Tensor, Gradients]:
         return results(copy.deepcopy(net).double())[:2]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_same_logits_and_gradients_and_less_is_kept(kind, compiled):
     plain, lean = twins(kind)
     exact, exact_gradients = truth(plain)
@@ -103,7 +100,8 @@ def test_same_logits_and_gradients_and_less_is_kept(kind, compiled):
     found, ours, kept_by_us = results(lean)
     agree(found, library, exact, compiled)
     assert learn_alike(ours, gradients, exact_gradients)
-    assert kept_by_us < (kept if kind in ("mixtral", "qwen3_moe") else 0.8 * kept)
+    whole = kind in ("mixtral", "qwen3_moe") or (kind.startswith("gemma") and not compiled)  # experts, shifted norms
+    assert kept_by_us < (kept if whole else 0.8 * kept)
 
 
 def test_bf16_products_over_fp32_weights_give_the_same(compiled):
@@ -179,7 +177,7 @@ def forest_gradients(net: nn.Module, precision=None) -> tuple[torch.Tensor, Grad
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("half", [False, True])
 def test_compiled_parts_of_a_forest_learn_the_same(kind, half, monkeypatch):
-    """Norms, gates and rotations are computed by compiled functions in every known family."""
+    """Norms and rotations are computed by compiled functions in every known family."""
     if kernels.identity() == "nothing":
         pytest.skip("needs a C compiler")
     met = set()
@@ -188,15 +186,14 @@ def test_compiled_parts_of_a_forest_learn_the_same(kind, half, monkeypatch):
         real = getattr(Native, name)
         return lambda self, *given, **more: met.add(name) or real(self, *given, **more)
 
-    for name in ("norm", "norm_backward", "gate", "gate_backward", "rotate"):
+    for name in ("norm", "norm_backward", "rotate"):
         monkeypatch.setattr(Native, name, watched(name))
     plain = made(kind).to(torch.float32)
     ours = copy.deepcopy(plain)
     precision = torch.autocast("cpu", dtype=torch.bfloat16, enabled=half)
     found, gradients = forest_gradients(ours, precision)
-    gated = {"gate", "gate_backward"} if kind not in ("mixtral", "qwen3_moe") else set()
     rotated = {"rotate"} if kind != "qwen3_moe" else set()
-    assert met == {"norm", "norm_backward", *gated, *rotated}
+    assert met == {"norm", "norm_backward", *rotated}
     with kernels.without():
         with TrueFloat64():
             exact, exact_gradients = forest_gradients(copy.deepcopy(plain).double())

@@ -138,7 +138,7 @@ WIDE = [kind for kind in CONFIGS if "wide heads" in kind]
 
 @pytest.mark.parametrize("kind", WIDE)
 def test_the_parts_of_known_decoders_are_computed_natively(functions, kind, monkeypatch):
-    """The library's own norms, gates and attention are used in the prefill at most."""
+    """The library's own norms and attention are used in the prefill at most."""
     net, met = tiny(CONFIGS[kind]), set()
 
     def watched(name: str):
@@ -148,14 +148,14 @@ def test_the_parts_of_known_decoders_are_computed_natively(functions, kind, monk
     def never(*given, **more):
         raise AssertionError("computed by the library")
 
-    for name in ("norm", "gate", "decode"):
+    for name in ("norm", "decode"):
         monkeypatch.setattr(Native, name, watched(name))
     monkeypatch.setattr(DecodePass, "attend", never)
     for module in net.modules():
-        if type(module).__name__.endswith(("RMSNorm", "MLP")):
+        if type(module).__name__.endswith("RMSNorm"):
             monkeypatch.setattr(type(module), "forward", never)
     Sampler(net, CharTokenizer(), "Q").generate([[1, 2, 3]], SamplingParams(n=2, max_tokens=4), [[1, 2]])
-    assert met == {"norm", "gate", "decode"}
+    assert met == {"norm", "decode"}
 
 
 def test_a_sampler_that_goes_takes_nothing_with_it(functions):

@@ -69,23 +69,6 @@ def _norm(native: Native, dtype: torch.dtype) -> Found:
     return [*pairs, (native.norm(x, weight, 1e-3, 1.0, dtype), normalised * factor)]
 
 
-def _gate(native: Native, dtype: torch.dtype) -> Found:
-    """f(x) is x sigmoid(z): SiLU for z = x, tanh-approximated GELU for z = 2 sqrt(2 / pi) (x + 0.044715 x^3)."""
-    x, up, grad = _numbers(dtype, (3, 40), (3, 40), (3, 40))
-    wide, coming, pairs = x.double(), grad.double(), []
-    root = (8 / torch.pi) ** 0.5
-    for gelu in (False, True):
-        z = root * (wide + 0.044715 * wide**3) if gelu else wide
-        slope = root * (1 + 3 * 0.044715 * wide**2) if gelu else 1.0
-        share = z.sigmoid()
-        f, product = wide * share, wide * share * up.double()
-        grad_x = coming * up.double() * (share + f * (1 - share) * slope)
-        found_x, found_up, again = native.gate_backward(x, up, grad, gelu, True)
-        assert again is not None
-        pairs += [(native.gate(x, up, gelu), product), (again, product), (found_x, grad_x), (found_up, coming * f)]
-    return pairs
-
-
 def _rotate(native: Native, dtype: torch.dtype) -> Found:
     """The two halves of the angles differ, unlike in any model."""
     x, cosine, sine, grad = _numbers(dtype, (3, 2, 40), (3, 40), (3, 40), (2, 3, 40))
@@ -186,7 +169,6 @@ def _linear(native: Native, dtype: torch.dtype) -> Found:
 
 CHECKS: dict[str, Callable[[Native, torch.dtype], Found]] = {
     "norm": _norm,
-    "gate": _gate,
     "rotate": _rotate,
     "softmax": _softmax,
     "attend": _attend,

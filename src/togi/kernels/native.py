@@ -51,16 +51,6 @@ class _Norm(ctypes.Structure):
     )
 
 
-class _Gate(ctypes.Structure):
-    """The arguments of `togi_gate`."""
-
-    __slots__ = ()
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "up", "y", "grad", "grad_x", "grad_up")),
-        *((name, ctypes.c_int64) for name in ("rows", "width", "gelu", "half")),
-    )
-
-
 class _Rotation(ctypes.Structure):
     """The arguments of `togi_rotate`."""
 
@@ -109,7 +99,6 @@ class Forest(ctypes.Structure):
 
 ARGUMENTS = {
     "norm": _Norm,
-    "gate": _Gate,
     "rotate": _Rotation,
     "softmax": _Logits,
     "attend": Forest,
@@ -128,7 +117,6 @@ class Native:
         address, size = ctypes.c_void_p, ctypes.c_int64
         library.togi_decode.argtypes = (ctypes.POINTER(Decode),)
         library.togi_norm.argtypes = library.togi_norm_backward.argtypes = (ctypes.POINTER(_Norm),)
-        library.togi_gate.argtypes = (ctypes.POINTER(_Gate),)
         library.togi_rotate.argtypes = (ctypes.POINTER(_Rotation),)
         library.togi_softmax.argtypes = (ctypes.POINTER(_Logits),)
         library.togi_attend.argtypes = library.togi_attend_backward.argtypes = (ctypes.POINTER(Forest),)
@@ -165,22 +153,6 @@ class Native:
             grads |= {"grad_weight": grad_weight, "partial": partial}
         self.library.togi_norm_backward(_norm_arguments(x, weight_F, epsilon, shift, grad_y.dtype, **grads))
         return grad_x, None if grad_weight is None else grad_weight.to(weight_F.dtype)
-
-    def gate(self, x: Tensor, up: Tensor, gelu: bool) -> Tensor:
-        """f(x) * up, (..., F), computed in float32 and rounded once; f is SiLU, or tanh-approximated GELU."""
-        x, up = x.contiguous(), up.contiguous()
-        y = torch.empty_like(x)
-        self.library.togi_gate(_gate_arguments(gelu, x=x, up=up, y=y))
-        return y
-
-    def gate_backward(
-        self, x: Tensor, up: Tensor, grad: Tensor, gelu: bool, again: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gradients of x and up, (..., F), and with `again` the recomputed f(x) * up."""
-        x, up, grad = x.contiguous(), up.contiguous(), grad.to(x.dtype).contiguous()
-        grad_x, grad_up, y = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x) if again else None
-        self.library.togi_gate(_gate_arguments(gelu, x=x, up=up, y=y, grad=grad, grad_x=grad_x, grad_up=grad_up))
-        return grad_x, grad_up, y
 
     def rotate(self, x: Tensor, angles: tuple[Tensor, Tensor], back: bool = False) -> Tensor:
         """Heads (T, H, D) rotated by their cosines and sines (T, D), as (H, T, D), rounded once. `back`: the gradient
@@ -257,13 +229,6 @@ def _norm_arguments(
         epsilon=epsilon,
         shift=shift,
     )
-
-
-def _gate_arguments(gelu: bool, **tensors: Tensor | None) -> _Gate:
-    x = tensors["x"]
-    assert x is not None
-    rows, width = x.numel() // x.shape[-1], x.shape[-1]
-    return _Gate(**_addresses(tensors), rows=rows, width=width, gelu=gelu, half=x.dtype == torch.bfloat16)
 
 
 def _logits_arguments(tensors: dict[str, Tensor | None], factor: float) -> _Logits:

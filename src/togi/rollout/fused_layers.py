@@ -1,10 +1,10 @@
-"""Replaces parts of known decoders by compiled functions while sampling: norms, gates, and attention after its query,
-key and value products.
+"""Replaces parts of known decoders by compiled functions while sampling: norms, and attention after its query, key and
+value products.
 
 The library computes all other parts, and number types that the functions do not support. The results are the same up
 to rounding.
 
-Shapes: R rows, H query heads, K key heads, D head size, F width.
+Shapes: R rows, H query heads, K key heads, D head size.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from togi.kernels import New, gate, norm
+from togi.kernels import New, norm
 from togi.model.decoders import (
     ATTENTION,
-    gelu_of,
     kind_of,
     library_forward,
     norm_of,
@@ -41,8 +40,6 @@ def _forward_of(module: Any) -> Callable[..., Any] | None:
     """The replacement for the forward method of a known part, or None for any other module."""
     if norm_of(module) is not None:
         return _norm
-    if gelu_of(module) is not None:
-        return _gated
     return _attention if kind_of(module) in ATTENTION else None
 
 
@@ -50,10 +47,6 @@ def _norm(module: Any, hidden_states: Tensor) -> Tensor:
     known = norm_of(module)
     assert known is not None
     return norm(hidden_states, known)
-
-
-def _gated(module: Any, x: Tensor) -> Tensor:
-    return module.down_proj(gate(module.gate_proj(x), module.up_proj(x), bool(gelu_of(module))))
 
 
 def _attention(

@@ -1,4 +1,4 @@
-/* Norms, gates and rotary positions, forward and backward. Each number is read once and written once.
+/* Norms and rotary positions, forward and backward. Each number is read once and written once.
 
    R rows, F width, T positions, H heads, D head size. */
 
@@ -80,77 +80,6 @@ void togi_norm_backward(const Norm *a) {
     memset(a->grad_weight, 0, F * sizeof(float));
     for (int64_t chunk = 0; chunk < chunks; chunk++)
         for (int64_t i = 0; i < F; i++) a->grad_weight[i] += a->partial[chunk * F + i];
-}
-
-/* --- gates ------------------------------------------------------------------------------------------------------- */
-
-/* f(x) is x / (1 + exp(-z)): SiLU for z = x, tanh-approximated GELU for z = 2 sqrt(2 / pi) (x + 0.044715 x^3). */
-#define GELU 1.5957691216057308f
-#define CUBE 0.044715f
-
-typedef struct {
-    const void *x, *up;              /* (R, F) */
-    void *y;                         /* (R, F): f(x) * up; optional (null) in the backward */
-    const void *grad;                /* (R, F) */
-    void *grad_x, *grad_up;          /* (R, F) */
-    int64_t rows, width, gelu, half; /* half: all numbers are bfloat16, not float */
-} Gate;
-
-SIZE_OF(gate, Gate)
-
-typedef struct {
-    vector share, other; /* 1 / (1 + exp(-z)) and 1 / (1 + exp(z)) */
-} Open;
-
-INLINE Open opened(vector x, const int gelu) {
-    vector z = x;
-    if (gelu) z = GELU * (x + CUBE * x * x * x);
-    const ints below = z < 0;
-    vector falling = exps((vector)((ints)z | ((ints){0} + INT32_MIN))); /* exp(-|z|) */
-    vector one = 1 / (1 + falling), other = falling * one;
-    return (Open){kept(one, ~below) + kept(other, below), kept(other, ~below) + kept(one, below)};
-}
-
-INLINE void gate(const Gate *a, int64_t row, const int gelu, const int half) {
-    const int64_t F = a->width;
-    const void *x = moved(a->x, row * F, half), *up = moved(a->up, row * F, half);
-    void *y = (void *)moved(a->y, row * F, half);
-    for (int64_t i = 0; i < F; i += LANES) {
-        vector wide = get(x, i, F, half);
-        put(y, i, F, wide * opened(wide, gelu).share * get(up, i, F, half), half);
-    }
-}
-
-INLINE void gate_backward(const Gate *a, int64_t row, const int gelu, const int half) {
-    const int64_t F = a->width;
-    const void *x = moved(a->x, row * F, half), *up = moved(a->up, row * F, half), *grad = moved(a->grad, row * F, half);
-    void *grad_x = (void *)moved(a->grad_x, row * F, half), *grad_up = (void *)moved(a->grad_up, row * F, half);
-    void *y = a->y ? (void *)moved(a->y, row * F, half) : 0;
-    for (int64_t i = 0; i < F; i += LANES) {
-        vector wide = get(x, i, F, half), by = get(up, i, F, half), coming = get(grad, i, F, half);
-        vector slope = all(1);
-        if (gelu) slope = GELU * (1 + 3 * CUBE * wide * wide);
-        Open open = opened(wide, gelu);
-        if (y) put(y, i, F, wide * open.share * by, half);
-        put(grad_up, i, F, coming * wide * open.share, half);
-        put(grad_x, i, F, coming * by * (open.share + wide * slope * open.share * open.other), half);
-    }
-}
-
-INLINE void gate_rows(const Gate *a, int64_t row, const int gelu, const int half) {
-    if (a->grad) gate_backward(a, row, gelu, half);
-    else gate(a, row, gelu, half);
-}
-
-/* Without `grad` the forward pass, with it the backward pass. */
-void togi_gate(const Gate *a) {
-#pragma omp parallel for schedule(static) if (a->rows * a->width >= PARALLEL)
-    for (int64_t row = 0; row < a->rows; row++) {
-        if (a->half && a->gelu) gate_rows(a, row, 1, 1);
-        else if (a->half) gate_rows(a, row, 0, 1);
-        else if (a->gelu) gate_rows(a, row, 1, 0);
-        else gate_rows(a, row, 0, 0);
-    }
 }
 
 /* --- rotary positions -------------------------------------------------------------------------------------------- */
