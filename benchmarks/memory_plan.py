@@ -44,7 +44,7 @@ def measure(folder: str, row: dict) -> None:
     from togi.model.load import load  # noqa: PLC0415
     from togi.model.lora import LoraSettings, add_lora  # noqa: PLC0415
     from togi.model.policy import Policy  # noqa: PLC0415
-    from togi.model.sizes import LINEARS, Job, Shape, predict  # noqa: PLC0415
+    from togi.model.sizes import Job, Shape, predict  # noqa: PLC0415
     from togi.objectives.base import Batch, Output  # noqa: PLC0415
     from togi.objectives.sft import SFT  # noqa: PLC0415
     from togi.train.loop import MicroBatch, train_steps  # noqa: PLC0415
@@ -52,12 +52,13 @@ def measure(folder: str, row: dict) -> None:
 
     options = {key: value for key, value in row.items() if key != "tokens"}
     job = Job(**options)
+    dtype = torch.bfloat16 if job.weights == "bfloat16" else torch.float32
     warm_up()
     before = resident()
     nf4 = job.weights == "nf4"
-    net = load(ModelSource(kind="path", name=folder, template="chatml"), Path(folder), nf4=nf4).net
+    net = load(ModelSource(kind="path", name=folder, template="chatml"), Path(folder), dtype=dtype, nf4=nf4).net
     if job.rank:
-        net = add_lora(net, LoraSettings(rank=job.rank, targets=LINEARS), seed=0)
+        net = add_lora(net, LoraSettings(rank=job.rank, targets=job.targets), seed=0)
     policy = Policy(net)
     policy.recompute = job.checkpointing
     params = trained(net.named_parameters())

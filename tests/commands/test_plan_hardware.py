@@ -1,6 +1,7 @@
 """`hardware:` of a recipe: the devices that `plan` and `check` use instead of this machine's."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from large_shapes import THIRTEEN
@@ -9,11 +10,11 @@ from tiny_run import togi, write_recipe
 
 from togi.cli.planned import costs
 from togi.core.errors import RecipeError
-from togi.model.sizes import NF4, Job, Shape, adapter_size, key_bytes, predict
+from togi.model.sizes import NF4, Job, Shape, adapter_size, at_work, key_bytes, predict
 from togi.recipe.graph import build
 from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
-from togi.stages.training.job import grader_bytes
+from togi.stages.training.job import grader_bytes, scorer_shape
 from togi.stages.training.phases import Rollouts, drawing, forward_bytes, key_cache, one_group
 
 RECIPE = """\
@@ -137,7 +138,7 @@ def test_ranks_share_what_they_train_and_need_a_card_each(recipe):
     many = ("stages.tuned.lora=null", "hardware=[" + ", ".join(["{name: a, memory: 80 GB}"] * 8) + "]")
     one, eight = (planned(recipe, *many, f"stages.tuned.processes={n}").peak_bytes for n in (1, 8))
     weights = 4 * Shape.of(THIRTEEN).parameters
-    assert weights < eight < one / 2  # each rank holds all weights at load and at save
+    assert weights < eight < one / 2  # each rank holds all weights when it loads them
     assert (
         "processes is 9, but hardware names 8 cards" in planned(recipe, *many, "stages.tuned.processes=9").problems[0]
     )
@@ -156,12 +157,14 @@ def test_a_policy_on_several_cards_has_the_phases_of_one_of_them(recipe):
     assert found.phases["load"] == whole * (1 + 1 / 8) + copy
     assert found.phases["sample"] == between + keys + forward_bytes(shape, 2048, 2)
     assert found.phases["score"] == between  # all have sampled before the first one grades
-    assert found.phases["update"] == found.peak_bytes == whole + between  # at its end all weights are gathered
+    job = Job(compute_dtype="bfloat16", checkpointing=True, accelerator=True, entropy=True, ranks=8)
+    trains = at_work(shape, job, predict(shape, job, 4096))
+    assert found.phases["update"] == found.peak_bytes == copy + trains  # gathered weights are on the host
     assert "peak by phase: load 89.10" in " ".join(found.notes) and not found.problems
     four = planned(path, *many, "stages.policy.processes=4", stage="policy")
     assert four.phases["sample"] > found.phases["sample"] + keys
     tight = (*many, "stages.policy.processes=8", f"hardware={cards[9:].replace('180', '100')}")
-    assert "the minimum is 102.80 GB" in planned(path, *tight, stage="policy").problems[0]
+    assert "the minimum is 98.52 GB" in planned(path, *tight, stage="policy").problems[0]
 
 
 def test_with_an_adapter_each_process_keeps_the_frozen_weights_whole_for_its_sampler(recipe):
@@ -178,7 +181,9 @@ def test_with_an_adapter_each_process_keeps_the_frozen_weights_whole_for_its_sam
     base, adapter = 2 * shape.parameters, adapter_size(shape, job)
     assert found.phases["load"] == 1.5 * (base + 4 * adapter) + 2 * adapter
     assert found.phases["score"] == (base + 12 * adapter) / 2 + base + 2 * adapter
-    assert found.phases["update"] == pytest.approx((base + 4 * adapter) + found.phases["score"])
+    work = replace(job, checkpointing=True, accelerator=True, entropy=True, ranks=2)
+    trains = at_work(shape, work, predict(shape, work, 4096))
+    assert found.phases["update"] == pytest.approx(trains + base + 2 * adapter)
     alone = planned(path, *two[1:3], "hardware.0.memory=80", stage="policy")
     assert alone.phases["load"] == base + 6 * adapter and alone.phases["update"] < found.phases["update"]
 
@@ -292,8 +297,28 @@ def test_the_parts_of_the_13b_policy_in_docs_memory_are_computed():
     assert {name: stated[name] for name in parts} == {name: f"{size / 1e9:.2f}" for name, size in parts.items()}
     assert f"keep {key_cache(shape, rollouts, 2) / 1e9:.1f} GB of keys" in page
     scorer = Shape.of(json.loads((ROOT / "recipes" / "shapes" / "sarashina2.2-3b.json").read_text()))
-    weights, rows_ = grader_bytes([scorer], "bfloat16") / 1e9, forward_bytes(scorer, 8192, 2) / 1e9
+    weights, rows_ = grader_bytes([scorer_shape(scorer)], "bfloat16") / 1e9, forward_bytes(scorer, 8192, 2) / 1e9
     assert (
         f"ca-reward-3b takes {weights + rows_:.2f} GB in bfloat16,\n{weights:.2f} for its weights and {rows_:.2f} for"
         in page
     )
+
+
+def test_a_judge_in_memory_counts_with_its_head_and_its_keys(recipe):
+    path = recipe.parent / "policy.yaml"
+    path.write_text(POLICY.replace("data:", "  judge: {path: half, template: chatml}\ndata:"))
+    term = "stages.policy.reward={terms: [{type: judge, judge: $judge, max_tokens: 64}]}"
+    cards = "hardware=[{name: a, memory: 80}, {name: b, memory: 80}]"
+    without = planned(path, cards, stage="policy").phases
+    with_judge = planned(path, cards, term, stage="policy").phases
+    shape = Shape.of({**THIRTEEN, "num_hidden_layers": 16})
+    weights, keys = 2 * shape.parameters, 8 * (2048 + 64) * key_bytes(shape, 2)  # the prompt as long as the answer
+    for phase in ("load", "sample", "update"):
+        assert with_judge[phase] - without[phase] == pytest.approx(weights), phase
+    assert with_judge["score"] - without["score"] == pytest.approx(weights + keys + forward_bytes(shape, 8192, 2))
+    elsewhere = planned(path, cards, "models.judge.device=cuda:1", term, stage="policy").memory
+    assert elsewhere["cuda:1"] == pytest.approx(weights + keys + forward_bytes(shape, 8192, 2))
+    served = "models.judge={url: 'http://127.0.0.1:9/v1', model: m}"
+    assert planned(path, cards, served, term, stage="policy").phases == without
+    lost = planned(path, cards, "models.judge.device=cuda:2", term, stage="policy").problems[0]
+    assert "a judge is on cuda:2" in lost

@@ -20,7 +20,8 @@ from togi.model.adapter import LoraSettings, without_adapter
 from togi.model.folders import atomic_folder
 from togi.model.forest import Sequence, plant
 from togi.model.load import load, load_tokenizer
-from togi.model.lora import add_lora, linear_names
+from togi.model.lora import add_lora
+from togi.model.network import linear_names
 from togi.model.packages import join_pieces, pieces_of, stated_sha256
 from togi.model.policy import Policy
 from togi.model.save import save_model
@@ -84,7 +85,7 @@ def untold(folder: Path) -> None:
         (remove("model.safetensors"), "no weights"),
         (pickled, "a pickle"),
         (remove("tokenizer.json", "tokenizer_config.json"), "no tokenizer"),
-        (untold, "it has no chat template"),
+        (untold, r"it has no chat template; set `template:` to one of (?!.*tokenizer).*chatml.*, or to a file: \{file: FILE"),
     ],
 )
 def test_folders_that_cannot_be_used_are_refused(change, says, tmp_path):

@@ -8,6 +8,7 @@ from tiny import CONFIGS, SHAPE
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from togi.core.errors import InputError
+from togi.model.operations import training_flops
 from togi.model.sizes import (
     CHUNK_BYTES,
     KEPT_BYTES,
@@ -18,10 +19,10 @@ from togi.model.sizes import (
     at_work,
     gathered,
     largest,
+    layer_bytes,
     loaded,
     predict,
     rank_peak,
-    training_flops,
 )
 
 SMALL = Shape.of(
@@ -110,6 +111,26 @@ def test_experts_are_not_put_into_4_bits():
     assert THIRTEEN.plain_matrices == THIRTEEN.matrices
 
 
+def test_experts_keep_rows_and_compute_in_the_type_of_their_weights():
+    mixture = replace(THIRTEEN, experts=8, active=2)
+    frozen, trained = Job(rank=16, targets=("q_proj",)), Job()
+    for job, numbers in (
+        (frozen, 3 * mixture.ffn + mixture.width),
+        (trained, 4 * mixture.ffn + 2 * mixture.width),
+    ):
+        for weights, compute, width in (
+            ("float32", "float32", 4),
+            ("float32", "bfloat16", 4),
+            ("bfloat16", "bfloat16", 2),
+        ):
+            chosen = replace(job, weights=weights, compute_dtype=compute)
+            two, three = (layer_bytes(replace(mixture, active=active), chosen) for active in (2, 3))
+            assert three - two == width * numbers
+    cast = predict(mixture, Job(compute_dtype="bfloat16"), 1).cast
+    router = 40 * 8 * mixture.width
+    assert cast == 2 * (mixture.plain_matrices + router + mixture.embeddings)
+
+
 def test_the_logits_of_the_head_are_bounded_whatever_the_tokens():
     row = 4 * SMALL.vocabulary
     assert predict(SMALL, Job(), 100).head == 100 * row
@@ -138,10 +159,16 @@ def test_ranks_share_weights_gradients_and_moments_and_gather_the_weights():
     first = longer.activations + longer.head + 4 * THIRTEEN.embeddings
     assert at_work(THIRTEEN, job, longer) == pytest.approx(floor / 8 + unsharded + first)
     assert loaded(memory, 8) == pytest.approx(4.5 * THIRTEEN.parameters)
-    assert gathered(memory, 8) == pytest.approx((4 + 12 / 8) * THIRTEEN.parameters)
+    # the first rank keeps all weights; on accelerators in the memory of the host
+    card = replace(job, accelerator=True)
+    one = 4 * THIRTEEN.embeddings
+    assert gathered(THIRTEEN, job, memory) == 4 * THIRTEEN.parameters + one
+    assert gathered(THIRTEEN, card, memory) == 4 * THIRTEEN.parameters / 8 + one
+    assert gathered(THIRTEEN, replace(card, scorer=True), memory) == 4 * THIRTEEN.parameters + one
     for tokens in (256, 65_536):
         memory = predict(THIRTEEN, job, tokens)
-        assert rank_peak(THIRTEEN, job, tokens) == max(at_work(THIRTEEN, job, memory), gathered(memory, 8))
+        ends = loaded(memory, 8), gathered(THIRTEEN, job, memory)
+        assert rank_peak(THIRTEEN, job, tokens) == max(at_work(THIRTEEN, job, memory), *ends)
     assert rank_peak(THIRTEEN, replace(job, ranks=1), 256) == predict(THIRTEEN, job, 256).peak
 
 

@@ -111,7 +111,7 @@ class Run:
     def weights(self) -> dict[str, Tensor]:
         """Returns the whole weights, gathered from all ranks. Ends the training."""
         if self.ranks.several:
-            self.spread.gather()
+            self.spread.gather(everywhere=True)
         return {name: param.detach().clone() for name, param in self.policy.named_parameters()}
 
 
@@ -190,6 +190,28 @@ def test_weights_that_are_not_sharded_are_summed_too():
         # the gradient is recorded after the sum
         for a, b in zip(found, [*one.update.grads.values(), *one.weights().values()], strict=True):
             assert (a - b).abs().max() <= 1e-12
+
+
+def gathered_on_first(ranks: Ranks, lora: bool) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
+    """The weights that a rank has after `gather`, those that it has after gathering everywhere, and the bytes of shards
+    that are left."""
+    runs = [Run(ranks, lora=lora) for _ in range(2)]
+    for run in runs:
+        run.go(2)
+    everywhere, first = runs[0].weights(), runs[1]
+    first.spread.gather()
+    kept = {name: param.detach() for name, param in first.policy.named_parameters() if not param.is_meta}
+    shards = [param for param in first.spread.module.parameters() if isinstance(param, DTensor)]
+    assert shards
+    return kept, everywhere, sum(shard.to_local().untyped_storage().nbytes() for shard in shards)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_only_the_first_rank_keeps_gathered_weights_and_no_rank_its_shards(lora):
+    (first, whole, left), (other, _, other_left) = together(2, gathered_on_first, lora)
+    assert left == other_left == 0
+    assert first.keys() == whole.keys() and all(torch.equal(first[name], whole[name]) for name in whole)
+    assert other == {}
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

@@ -17,19 +17,20 @@ from togi.commands.plan_reading import Read, add_reading
 from togi.commands.plan_services import Service, Standing, server_problems, standing, uncounted
 from togi.commands.plan_texts import texts
 from togi.commands.plan_training import Grader, Training, add_memory, add_time
-from togi.core.errors import InputError
+from togi.core.errors import InputError, RecordError
 from togi.core.files import read_cache
 from togi.core.record_streams import StoredRecords
-from togi.core.records import KINDS
+from togi.core.records import KINDS, Record
 from togi.core.settings import MAIN, EmbedderRef, ModelRef, Ref, ScorerRef
 from togi.core.sources import ModelSource
 from togi.core.strangers import run_stranger
-from togi.model.sizes import training_flops
+from togi.model.operations import training_flops
 from togi.stages.base import StageSettings, output_path
 from togi.stages.cost import Cost, Known
+from togi.stages.refused import refused, with_row
 from togi.stages.table import STAGES, kinds_taken
 from togi.stages.training.estimates import tell_schedule
-from togi.stages.training.job import TrainingJob
+from togi.stages.training.job import TrainingJob, scorer_shape
 from togi.stages.training.phases import Rollouts
 
 COUNTED = 200
@@ -64,11 +65,15 @@ def estimates(
     stages: Sequence[PlannedStage], store: Path, compute: str = "", around: Around | None = None
 ) -> dict[str, Cost]:
     """The cost of each stage, by name; `stages` are sorted after their inputs. `compute` is the type of matrix
-    multiplications; if it is empty, the machine's choice."""
+    multiplications; if it is empty, the machine's choice. Raises InputError for a row that a model's template
+    refuses."""
     around = around or Around()
     planner = _Planner(store, compute or _products(store, around.machine), around)
     planner.left = [stage.name for stage in stages if not stage.done]
-    return {stage.name: planner.stage(stage) for stage in stages}
+    try:
+        return {stage.name: planner.stage(stage) for stage in stages}
+    except RecordError as error:
+        raise with_row(error, [stage.settings for stage in stages]) from None
 
 
 class _Planner:
@@ -187,16 +192,20 @@ class _Planner:
             add_time(training, self.store, cost)
 
     def _graders(self, job: TrainingJob, inputs: "_Inputs", cost: Cost) -> list[Grader]:
-        """The reward models in memory during a training, if their sizes are known; models on servers take none."""
+        """The reward models and judges in memory during a training, if their sizes are known; models on servers take
+        none."""
         found = []
-        for ref in job.scorers:
+        for ref, writes in (*((ref, 0) for ref in job.scorers), *job.judges):
             if ref.name in self.around.servers:
                 continue
             model = inputs[ref]
             if model.shape is None:
-                cost.unknown.append(f"peak memory: without the reward model {ref}, {model.why}")
+                cost.unknown.append(
+                    f"peak memory: without the {'judge' if writes else 'reward model'} {ref}, {model.why}"
+                )
             else:
-                found.append(Grader(model.shape, self.around.devices.get(ref.name, "")))
+                shape = model.shape if writes else scorer_shape(model.shape)
+                found.append(Grader(shape, self.around.devices.get(ref.name, ""), writes))
         return found
 
 
@@ -241,7 +250,7 @@ class _Inputs:
             added = max(added, came.added)
             step = max(1, len(came.samples) // COUNTED)
             for record in came.samples[::step][:COUNTED]:
-                if (written := texts(record, model.template, folder)) is not None:
+                if (written := self._texts(record, model.template, folder)) is not None:
                     encoded = tokenizer.encode_batch(written, add_special_tokens=False)
                     lengths.append(came.added + sum(len(each.ids) for each in encoded))
         if not lengths:
@@ -249,6 +258,12 @@ class _Inputs:
         note = f"length: mean of {len(lengths)} records"
         cost.notes.append(note + (f", with at most {added} tokens of answers that do not exist yet" if added else ""))
         return sum(lengths) / len(lengths), max(lengths)
+
+    def _texts(self, record: Record, template: str | None, folder: Path) -> list[str] | None:
+        try:
+            return texts(record, template, folder)
+        except InputError as error:
+            raise refused(self.stage.name, type(record).__name__.lower(), record.id, str(folder), error) from None
 
 
 def _products(store: Path, machine: Machine) -> str:

@@ -16,7 +16,7 @@ from togi.stages.table import STAGES
 from togi.stages.training.job import TrainingJob, grader_bytes
 from togi.stages.training.lora import Lora
 from togi.stages.training.optimisation import Optimisation
-from togi.stages.training.phases import Rollouts, by_phase, forward_bytes, one_group, scored
+from togi.stages.training.phases import Rollouts, by_phase, forward_bytes, judging, one_group, scored
 
 SMALLEST = 256  # tokens of a micro-batch that `auto` may choose
 FLOPS = 1e12  # operations in one of `tflops`
@@ -24,15 +24,17 @@ FLOPS = 1e12  # operations in one of `tflops`
 
 @dataclass(frozen=True, slots=True)
 class Grader:
-    """A reward model in memory during a training: its sizes, and its device in the recipe."""
+    """A reward model or judge in memory during a training: its sizes, its device in the recipe, and the most tokens
+    that a judge writes."""
 
     shape: Shape
     device: str
+    writes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """A training of a model with the sizes `shape` on `machine`, with its reward models, and `servers` beside it."""
+    """A training of a model with the sizes `shape` on `machine`, with its graders, and `servers` beside it."""
 
     job: TrainingJob
     shape: Shape
@@ -53,9 +55,9 @@ class Training:
         return self.machine.room(self.job.settings.processes)
 
     @property
-    def own(self) -> list[Shape]:
-        """The sizes of the reward models on the training device."""
-        return [each.shape for each in self.graders if self.machine.place(each.device) == self.machine.trains_on]
+    def own(self) -> list[Grader]:
+        """The graders on the training device."""
+        return [each for each in self.graders if self.machine.place(each.device) == self.machine.trains_on]
 
     @property
     def devices(self) -> list[str]:
@@ -76,7 +78,7 @@ class Training:
     @property
     def beside(self) -> float:
         """Bytes of other models on the training device."""
-        return self.job.beside(self.shape, self.compute_dtype, self.own) + self.served
+        return self.job.beside(self.shape, self.compute_dtype, [each.shape for each in self.own]) + self.served
 
     def peak(self, tokens: int) -> float:
         """Peak bytes of the training device with micro-batches of `tokens`."""
@@ -90,10 +92,16 @@ class Training:
         rollouts = self.rollouts
         if rollouts is None or self.job.served:
             return {}
-        own = [replace(grader, tied=True) for grader in self.own]
         copies = self.job.copies(self.here, self.shape, self.compute_dtype)
+        own = [each.shape for each in self.own]
         found = by_phase(self.shape, self.here, rollouts, tokens=tokens, copies=copies, graders=own)
+        found["score"] += max((self.grading(each, rollouts) for each in self.own), default=0.0)
         return {phase: size + self.served for phase, size in found.items()}
+
+    def grading(self, judge: Grader, rollouts: Rollouts) -> float:
+        """Bytes that a judge on the training device holds while it grades a group, besides its weights; 0 for a reward
+        model."""
+        return judging(judge.shape, self.here, rollouts, judge.writes) if judge.writes else 0.0
 
     @property
     def rollouts(self) -> Rollouts | None:
@@ -124,8 +132,8 @@ class Training:
         return found
 
     def elsewhere(self) -> dict[str, float]:
-        """Bytes of reward models and servers on other devices than the first. Each process loads the reward models;
-        one of them scores."""
+        """Bytes of reward models, judges and servers on other devices than the first. Each process loads the graders;
+        one of them grades."""
         found = {place: size for place, size in taken(self.servers).items() if place != self.machine.trains_on}
         tokens = 0 if self.rollouts is None else scored(self.rollouts)
         width = 2 if self.compute_dtype == "bfloat16" else 4
@@ -134,6 +142,8 @@ class Training:
             if place != self.machine.trains_on:
                 size = self.job.settings.processes * grader_bytes([grader.shape], self.compute_dtype)
                 found[place] = found.get(place, 0.0) + size + forward_bytes(grader.shape, tokens, width)
+                if self.rollouts is not None:
+                    found[place] += self.grading(grader, self.rollouts)
         return found
 
 
@@ -189,8 +199,8 @@ def _too_small(training: Training, cost: Cost) -> Iterator[str]:
     for device, needed in cost.memory.items():
         usable = training.room if device in training.devices else machine.usable(device)
         if device not in machine.devices:
-            if device in {machine.place(grader.device) for grader in training.graders} - {PROCESSOR}:
-                yield f"a reward model is on {device}, which hardware does not name; add it, or change its device"
+            if device != PROCESSOR and (kind := _grader_on(training, device)):
+                yield f"a {kind} is on {device}, which hardware does not name; add it, or change its device"
         elif usable is not None and needed > usable:
             servers, size = of_which(training.servers, device), machine.devices[device].memory
             yield (
@@ -199,13 +209,19 @@ def _too_small(training: Training, cost: Cost) -> Iterator[str]:
             )
 
 
+def _grader_on(training: Training, device: str) -> str:
+    """The kind of a grader on a device; empty if there is none."""
+    found = [each for each in training.graders if training.machine.place(each.device) == device]
+    return "" if not found else "judge" if all(each.writes for each in found) else "reward model"
+
+
 def _advice(training: Training, device: str, serves: bool) -> str:
     """What to do about a device that is too small."""
     if device == training.machine.trains_on:
         return _remedy(training) + ("; or serve the model on another device" if serves else "")
     if device in training.devices:
         return "; a process trains there too: put the other model on another device"
-    return f"; use a smaller {'model' if serves else 'reward model'}, or a larger card"
+    return f"; use a smaller {'model' if serves else _grader_on(training, device)}, or a larger card"
 
 
 def _remedy(training: Training) -> str:

@@ -30,6 +30,19 @@ class LoraSettings:
     new_rows: tuple[int, ...] = ()
 
 
+def matches(name: str, target: str) -> bool:
+    """Whether the layer with this full name is a target of an adapter."""
+    return name == target or name.endswith(f".{target}")
+
+
+def refuse_targets(targets: Sequence[str], layers: Sequence[str]) -> None:
+    """Raises InputError for a target that is none of the linear `layers` of a network, given by their full names."""
+    for target in targets:
+        if target != ALL_LINEAR and not any(matches(name, target) for name in layers):
+            short = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))
+            raise InputError(f"no linear layer is called {target!r}; this model has {short}, or use {ALL_LINEAR!r}")
+
+
 def token_ids(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
     """The ids of tokens given by their text. Raises InputError for a text that is not exactly one token."""
     found = []

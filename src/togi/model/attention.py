@@ -4,8 +4,8 @@ Shapes: H query heads, K key heads, R = H / K, T rows, D width of a head. Rows a
 
 The forest is passed as the keyword argument `togi_forest` of the forward pass. Without it `togi_tree` is the library's
 own SDPA, so the same model handles both. On CPU a tree is computed in dense blocks: each trunk and branch attends to
-itself, then all branches attend to their trunk; the parts are combined by their log-sum-exp, and no mask over a whole
-tree is ever built.
+itself, then all branches attend to their trunk. The parts are combined by their log-sum-exp. No mask over a whole tree
+is ever built.
 """
 
 from collections.abc import Callable

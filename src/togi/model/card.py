@@ -27,8 +27,8 @@ FORMAT = 2  # format 1 lacked base, data, licence, and the system prompt and sam
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The base that a model was trained from: its name and revision (a commit, a version, or the hash of a folder's
-    files), its place (a hub's id, or a folder), the type of its stored weights, and its licence if known."""
+    """The base that a model was trained from: its name, the type of its stored weights, and its licence if known.
+    `revision` is a commit, a version, or the hash of a folder's files; `place` is a hub's id, or a folder."""
 
     name: str
     revision: str

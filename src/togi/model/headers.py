@@ -97,6 +97,13 @@ def read_weights(folder: Path) -> dict[str, Stored]:
     return {name: stored for shard in found.values() for name, stored in shard.items()}
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a model folder that `read_weights` has accepted."""
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    return [folder / name for name in _shards(folder, read_object(folder / INDEX))]
+
+
 def _shards(folder: Path, index: Mapping[str, Any]) -> list[str]:
     """The files that an index names, in order."""
     names = index.get("weight_map")

@@ -129,7 +129,9 @@ def _configuration(folder: Path) -> dict[str, Any]:
                 f"{folder}: it has a GGUF file, which is for llama.cpp and similar programs; togi reads safetensors: "
                 "use the model it was made from, or its export with --format merged"
             )
-        raise InputError(f"{folder}: it has no config.json, so it is not a model folder of transformers")
+        within = folder / "output" / "model"
+        hint = f"; it is the folder of a stage, whose model is in {within}" if (within / "config.json").exists() else ""
+        raise InputError(f"{folder}: it has no config.json, so it is not a model folder of transformers{hint}")
     _check_files(folder)
     path = folder / "config.json"
     config = read_object(path)

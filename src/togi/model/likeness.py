@@ -33,9 +33,9 @@ ANSWER = "I do not know."
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """A comparison over `tokens` that the first network writes greedily: the mean and the largest difference of
-    log-probabilities, the number of tokens for which the second network would choose another one (`others`), and the
-    number of these that are not ties (`wrong`)."""
+    """A comparison over `tokens` that the first network writes greedily. `mean` and `worst` are the mean and the
+    largest difference of log-probabilities. `others` is the number of tokens for which the second network would choose
+    another one, and `wrong` the number of these that are not ties."""
 
     tokens: int
     mean: float

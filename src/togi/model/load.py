@@ -66,9 +66,9 @@ def load(
     """Loads the model that `source` names; converted weights are stored in `cache`.
 
     An adapter's folder is loaded onto its base and merged. With `nf4` the decoder's linear layers are then frozen in 4
-    bits, which needs bitsandbytes. Raises InputError, with advice, if a folder is missing or damaged, if weights are
-    pickled, do not fit the configuration or are not finite, if the model is of another kind, or if the tokenizer
-    produces ids without embeddings.
+    bits, which needs bitsandbytes. Raises InputError, with advice, if a folder is missing or damaged, and if weights
+    are pickled, do not fit the configuration or are not finite. The same holds for a model of another kind, and for a
+    tokenizer that produces ids without embeddings.
     """
     return load_inspected(source, inspect(source, cache), dtype=dtype, device=device, kind=kind, nf4=nf4)
 
@@ -244,7 +244,10 @@ def _template(source: ModelSource, facts: Facts, tokenizer: Any) -> Template:
         return _saved_template(card)
     if tokenizer.chat_template:
         return get_template(OWN, tokenizer)
-    raise InputError(f"{source.name}: it has no chat template; set `template:` to one of {', '.join(TEMPLATE_NAMES)}")
+    names = ", ".join(name for name in TEMPLATE_NAMES if name != OWN)
+    raise InputError(
+        f"{source.name}: it has no chat template; set `template:` to one of {names}, or to a file: {{file: FILE}}"
+    )
 
 
 def _saved_template(card: Path) -> Template:

@@ -18,20 +18,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from togi.core.errors import InputError
-from togi.model.adapter import ALL_LINEAR, LoraSettings
+from togi.model.adapter import ALL_LINEAR, LoraSettings, matches, refuse_targets
 from togi.model.headers import some
-from togi.model.network import foreign
+from togi.model.network import foreign, linear_names
 
 log = logging.getLogger(__name__)
-
-
-def linear_names(net: nn.Module) -> list[str]:
-    """Full names of the linear layers of a network, its output head included."""
-    return [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
-
-
-def _matches(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
 
 
 def _targets(net: PreTrainedModel, settings: LoraSettings) -> list[str]:
@@ -40,14 +31,11 @@ def _targets(net: PreTrainedModel, settings: LoraSettings) -> list[str]:
     if ALL_LINEAR in settings.targets:
         heads = ("score", "lm_head", *settings.full)
         named = [t for t in settings.targets if t != ALL_LINEAR]
-        rest = [n for n in known if not any(_matches(n, h) for h in heads) and n != _head_name(net)]
+        rest = [n for n in known if not any(matches(n, h) for h in heads) and n != _head_name(net)]
     else:
         named, rest = [*settings.targets], []
-    for target in named:
-        if not any(_matches(name, target) for name in known):
-            short = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in known))
-            raise InputError(f"no linear layer is called {target!r}; this model has {short}, or use {ALL_LINEAR!r}")
-    chosen = {name: None for name in known if name in rest or any(_matches(name, target) for target in named)}
+    refuse_targets(named, known)
+    chosen = {name: None for name in known if name in rest or any(matches(name, target) for target in named)}
     return list(chosen)
 
 

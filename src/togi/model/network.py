@@ -21,6 +21,7 @@ from togi.core.errors import InputError
 from togi.core.outside import read_object
 from togi.core.sources import ADAPTER_CONFIG
 from togi.core.strangers import run_stranger
+from togi.model.copied import STORED, from_files, is_converted
 from togi.model.headers import some
 from togi.model.inspect import Facts
 
@@ -29,7 +30,6 @@ library_logging.disable_progress_bar()
 T = TypeVar("T")
 CLASSES = {"causal": AutoModelForCausalLM, "scorer": AutoModelForSequenceClassification}
 ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention"}
-STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 LAYER = re.compile(r"\.\d+\.")
 
 
@@ -81,6 +81,8 @@ def build(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = False, en
     if meta:
         weights = {name: torch.empty(s.shape, dtype=STORED.get(s.dtype), device="meta") for name, s in _stored(facts)}
         call = lambda: cls.from_pretrained(None, state_dict=weights, device_map={"": "meta"}, **options)  # noqa: E731
+    elif is_converted(facts, config, dtype):
+        call = lambda: from_files(cls, facts.folder, options)  # noqa: E731
     else:
         call = lambda: cls.from_pretrained(facts.folder, trust_remote_code=False, **options)  # noqa: E731
     net, report = foreign(call, f"{facts.folder}: the model cannot be loaded")
@@ -88,6 +90,17 @@ def build(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = False, en
         report["missing_keys"] = [name for name in report["missing_keys"] if not name.startswith("score.")]
     _check_report(facts.folder, report)
     return net
+
+
+def linear_names(net: torch.nn.Module) -> list[str]:
+    """Full names of the linear layers of a network, its output head included."""
+    return [name for name, module in net.named_modules() if isinstance(module, torch.nn.Linear)]
+
+
+def linear_layers(facts: Facts) -> list[str]:
+    """Full names of the linear layers of a causal model, without reading its weights. Raises InputError if the library
+    cannot build the network."""
+    return linear_names(_empty(facts.folder, CLASSES["causal"], read_config(facts.folder), torch.float32))
 
 
 def _brings_head(facts: Facts) -> bool:

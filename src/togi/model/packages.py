@@ -1,5 +1,6 @@
 """Weights inside Python packages: found without importing the package, and converted once to safetensors."""
 
+import errno
 import hashlib
 import logging
 import re
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, modeling_gguf_pytorch_utils
 
-from togi.core.errors import InputError
+from togi.core.errors import InputError, StageError
 from togi.core.files import write_json
 from togi.core.locks import LOCK, take
 from togi.core.sources import ModelSource, fingerprint
@@ -127,10 +128,26 @@ def _making(folder: Path) -> Iterator[None]:
         (folder / LOCK).unlink()
 
 
+@contextmanager
+def _written(source: ModelSource, folder: Path) -> Iterator[None]:
+    """Raises InputError if the system does not allow the block to write `folder`, StageError if the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # of a library, about what it read
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "free some space" if full else "choose another folder with TOGI_HOME=FOLDER"
+        raise (StageError if full else InputError)(
+            f"{folder}: the converted weights of {source.name} cannot be written: {error.strerror}; {advice}"
+        ) from None
+
+
 def package_folder(source: ModelSource, cache: Path) -> Path:
     """The folder with a package's safetensors: in the package, or in `cache`, converted once from its GGUF.
 
-    Raises InputError if the package is missing or damaged, or does not contain exactly one model.
+    Raises InputError if the package is missing or damaged, does not contain exactly one model, or `cache` cannot be
+    written; StageError if the disk is full.
     """
     named = fingerprint(source)
     files = _files(source.name)
@@ -143,7 +160,7 @@ def package_folder(source: ModelSource, cache: Path) -> Path:
     pieces = pieces_of(source, files)
     log.info("%s: converting its weights to safetensors, once; this takes a minute or two", source.name)
     name = pieces[0].name.partition(".part")[0]
-    with atomic_folder(folder) as temporary, _making(temporary):
+    with _written(source, folder), atomic_folder(folder) as temporary, _making(temporary):
         gguf = temporary / name
         found, expected = join_pieces(pieces, gguf), stated_sha256(files, name)
         if expected not in (None, found):

@@ -33,7 +33,7 @@ def tell_skipped(model: LoadedModel) -> None:
         pad = model.tokenizer.convert_ids_to_tokens(model.skipped)
         log.warning(
             "%s: a conversation ends with %r, which is also the pad token in its config.json, so its score is read at "
-            "the token before, as transformers does; servers that read the last token (vLLM) give other scores",
+            "the token before, as transformers does. Servers that read the last token (vLLM) give other scores",
             model.name,
             pad,
         )

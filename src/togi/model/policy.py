@@ -211,11 +211,11 @@ class Policy(nn.Module):
     """A causal language model that scores forests: body and chunked head in one forward method, so that sharding can
     wrap it as root.
 
-    With `check` the head is compared with the model's own logits, and a family outside `FAMILIES` runs a probe tree; if
+    With `check` the head is compared with the model's own logits, and a family outside `FAMILIES` runs a probe tree. If
     that fails, `apart` is set, with a warning, and sequences are computed one at a time. `router_loss` is the weight of
     the load-balancing loss of a mixture-of-experts model, which is returned with the log-probabilities. While
-    `recompute` is set, only the input of each layer is kept, and the backward pass recomputes the layer.
-    Raises InputError for a model that cannot be scored exactly, and for a router loss without a router.
+    `recompute` is set, only the input of each layer is kept, and the backward pass recomputes the layer. Raises
+    InputError for a model that cannot be scored exactly, and for a router loss without a router.
     """
 
     def __init__(

@@ -83,8 +83,8 @@ def load_reward_model(
     """Loads a scorer, also one trained elsewhere; see `load`. `facts` are those of `inspect`, if known.
 
     Its scores are the library's, also where a conversation ends with its pad token, which is logged. Raises InputError
-    if it is a causal model, if its head gives more than one number, or if the library does not compute it as a scalar
-    head on a decoder's last token that is not the pad token.
+    if it is a causal model, or if its head gives more than one number. Raises InputError too unless the library
+    computes it as a scalar head on a decoder's last token that is not the pad token.
     """
     model = load_inspected(source, facts or inspect(source, cache), dtype=dtype, device=device, kind="scorer")
     check_scalar_head(model)
@@ -189,7 +189,10 @@ class ModelScorer:
     def sequence(self, messages: tuple[Message, ...], answer: str) -> Sequence:
         """The token ids of the conversation, up to the end of the answer as the template writes it."""
         turns = (*messages, Message("assistant", answer))
-        ids = render_text(self.model.template, self.model.tokenizer, turns)
+        try:
+            ids = render_text(self.model.template, self.model.tokenizer, turns)
+        except InputError as error:
+            raise InputError(f"model {self.model.name}: {error}") from None
         return Sequence(tuple(ids), (False,) * len(ids))
 
     def text(self, messages: tuple[Message, ...], answer: str) -> str:

@@ -1,4 +1,4 @@
-"""Predicts the needs of training by arithmetic: parameters, peak memory, floating-point operations.
+"""Predicts the needs of training by arithmetic: parameters and peak memory.
 
 Nothing is loaded or measured here; docs/memory.md has the derivation, and compares it with measurements. Shapes: T rows
 of a micro-batch, N of them scored, H width, F width of the feed-forward part, V vocabulary. Sizes are in bytes.
@@ -207,7 +207,9 @@ class Memory:
 def rank_peak(shape: Shape, job: Job, tokens: int) -> float:
     """The peak of each process, with micro-batches of `tokens` rows: while it trains, or when it holds all weights."""
     memory = predict(shape, job, tokens)
-    return memory.peak if job.ranks == 1 else max(at_work(shape, job, memory), gathered(memory, job.ranks))
+    if job.ranks == 1:
+        return memory.peak
+    return max(at_work(shape, job, memory), loaded(memory, job.ranks), gathered(shape, job, memory))
 
 
 def between_steps(memory: Memory, ranks: int) -> float:
@@ -220,10 +222,17 @@ def loaded(memory: Memory, ranks: int) -> float:
     return memory.weights * (1 if ranks == 1 else 1 + 1 / ranks)
 
 
-def gathered(memory: Memory, ranks: int) -> float:
-    """The peak of each of several processes at the end of training: all weights, gathered for saving, besides its part
-    of weights and moments."""
-    return memory.weights + between_steps(memory, ranks)
+def gathered(shape: Shape, job: Job, memory: Memory) -> float:
+    """The peak of each of several processes at the end of training, when weights are gathered one after the other and
+    moments and gradients are freed: besides the largest weight all of them, which the first process keeps (of a scorer
+    each does), or on an accelerator, which passes them on to the host, its part."""
+    largest_weight = shape.largest * (4.0 if job.weights == "float32" else 2.0)
+    return largest_weight + (memory.weights / job.ranks if leaves_device(job) else memory.weights)
+
+
+def leaves_device(job: Job) -> bool:
+    """Whether the trained weights leave the accelerator before they are saved: those of several processes do."""
+    return job.accelerator and job.ranks > 1 and not job.scorer
 
 
 def at_work(shape: Shape, job: Job, memory: Memory) -> float:
@@ -296,11 +305,12 @@ def _trained(shape: Shape, job: Job) -> int:
 
 def _cast(shape: Shape, job: Job) -> float:
     """Bytes of weights cast to the type of matrix products: float32 weights are cast once per micro-batch and kept for
-    it; 4-bit weights are dequantised one matrix at a time."""
+    it, but not experts; 4-bit weights are dequantised one matrix at a time."""
     if job.weights == "nf4":
         return max(a * b for a, b in shape.linears.values()) * (2 if job.compute_dtype == "bfloat16" else 4)
     if job.weights == "float32" and job.compute_dtype == "bfloat16":
-        return 2.0 * (shape.matrices + shape.embeddings)
+        routers = shape.layers * shape.experts * shape.width
+        return 2.0 * (shape.plain_matrices + routers + shape.embeddings)
     return 0.0
 
 
@@ -323,7 +333,6 @@ def layer_bytes(shape: Shape, job: Job) -> int:
     once, and only gate and up of the gated part.
     """
     queries, keys = shape.heads * shape.head_width, shape.key_heads * shape.head_width
-    times = shape.active or 1
     frozen = job.rank > 0
     narrow = 2 if job.compute_dtype == "bfloat16" or _half(job) else 4
     copies = 0
@@ -337,13 +346,24 @@ def layer_bytes(shape: Shape, job: Job) -> int:
         norm = (4 if frozen or fused else 8) * shape.width
         copies = 5 * 2 * shape.width
     attention = narrow * (3 * queries + 2 * keys) + 4 * shape.heads
-    rows = 4
-    if family_of(shape.family).gated == "silu":
-        adapted = frozen and ("down_proj" in job.targets or "all-linear" in job.targets)
-        rows = 3 if adapted else 2
-    ffn = narrow * rows * shape.ffn * times
+    ffn = _expert_bytes(shape, job) if shape.experts else narrow * _gated_rows(shape, job) * shape.ffn
     adapters = 4 * job.rank * len(shape.linears) if frozen else 0
     return 2 * norm + copies + attention + ffn + adapters
+
+
+def _gated_rows(shape: Shape, job: Job) -> int:
+    """The number of rows of width F that a dense feed-forward part keeps."""
+    if family_of(shape.family).gated != "silu":
+        return 4
+    return 3 if job.rank and ("down_proj" in job.targets or "all-linear" in job.targets) else 2
+
+
+def _expert_bytes(shape: Shape, job: Job) -> int:
+    """Bytes that the experts of one row keep. Each keeps gate, silu(gate), up and its result, which the router weighs;
+    trained ones also keep their input and the product. They compute in the type of their weights, also where other
+    products are bfloat16."""
+    rows = 3 * shape.ffn + shape.width if job.rank else 4 * shape.ffn + 2 * shape.width
+    return (2 if _half(job) else 4) * rows * shape.active
 
 
 def _half(job: Job) -> bool:
@@ -376,22 +396,3 @@ def largest(shape: Shape, job: Job, memory: float, *, step: int = 256, most: int
             break
         found = tokens
     return found
-
-
-def training_flops(shape: Shape, job: Job, tokens: int, scored: int, length: int) -> float:
-    """Floating-point operations of a forward and backward pass over `tokens` rows, `scored` of which go through the
-    head; `length` is the typical length of a sequence.
-
-    Two per weight and row in the forward pass, two for the gradient of the rows, and two for that of the weights, which
-    adapters save; recomputation adds a forward pass of the layers. A row attends to half of its sequence. Untrained
-    layers have no backward pass; a scorer's head counts nothing.
-    """
-    share = 1.0 if job.layers is None else min(job.layers, shape.layers) / shape.layers
-    attention = 2 * shape.layers * shape.heads * shape.head_width * length * tokens
-    layers = 2 * shape.used_matrices * tokens + attention
-    head = 0 if job.scorer else 2 * shape.embeddings * scored
-    weights = 0 if job.rank else 2 * shape.used_matrices * tokens * share + head
-    adapter = 6 * adapter_size(shape, job) * tokens if job.rank else 0
-    backward = (layers + attention) * share + head + weights + adapter
-    again = layers * share if job.checkpointing else 0
-    return float(layers + head + backward + again)

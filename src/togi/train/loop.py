@@ -1,4 +1,4 @@
-"""The one training loop.
+"""The one training loop: the steps of every training, whatever its objective, data and number of ranks.
 
 Counts are summed over all micro-batches and ranks of a step before any loss is computed, so the weights do not depend
 on how the step is split. A loss or gradient that is not finite raises an error before the weights change.

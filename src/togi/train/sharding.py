@@ -29,6 +29,7 @@ class ShardedModel:
     def __init__(self, module: Any, ranks: Ranks) -> None:
         self.plain = module
         self.module = module
+        self._first = ranks.first
         self._shards: dict[str, nn.Parameter] = {}
         if isinstance(ranks, RankGroup):
             self.module = _twin(module)
@@ -37,18 +38,22 @@ class ShardedModel:
             self._shards = dict(self.module.named_parameters())
 
     @torch.no_grad()
-    def gather(self) -> None:
-        """Restores the original module's whole weights on every rank; all ranks must call it. Does nothing on one
-        process. Do not use `module` afterwards.
+    def gather(self, *, everywhere: bool = False) -> None:
+        """Restores the original module's whole weights: on the first rank in the host's memory, or `everywhere` on the
+        device of each rank. Elsewhere they stay empty. All ranks must call it. Does nothing on one process.
+
+        Gathers one weight after the other and frees its shards, so a rank that keeps none of them holds its shards and
+        one whole weight. Do not use `module` afterwards.
         """
-        if not self._shards:
-            return
-        whole = {name: _whole(param) for name, param in self._shards.items()}
-        named = dict(self.plain.named_parameters())
-        _replace(
-            self.plain,
-            {id(named[name]): nn.Parameter(value, named[name].requires_grad) for name, value in whole.items()},
-        )
+        named, whole = dict(self.plain.named_parameters()), {}
+        for name, shard in self._shards.items():
+            value = _whole(shard)
+            if everywhere or self._first:
+                kept = value if everywhere else value.cpu()
+                whole[id(named[name])] = nn.Parameter(kept, named[name].requires_grad)
+            _free(shard)
+        if whole:
+            _replace(self.plain, whole)
 
     @torch.no_grad()
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -62,6 +67,12 @@ class ShardedModel:
 def _whole(param: Tensor) -> Tensor:
     """The unsharded tensor of a parameter; all ranks must call it."""
     return param.full_tensor() if isinstance(param, DTensor) else param
+
+
+def _free(param: Tensor) -> None:
+    """Frees the memory of this rank's shard of a parameter."""
+    if isinstance(param, DTensor):
+        param.to_local().untyped_storage().resize_(0)
 
 
 def _twin(module: nn.Module) -> Any:

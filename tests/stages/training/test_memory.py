@@ -104,7 +104,7 @@ def test_the_largest_micro_batch_is_measured_where_examples_are_longer_than_the_
     assert memory["predicted"] == round(predict(fit.shape, fit.job, memory["largest_micro_batch"]).peak)
 
 
-def test_a_reward_model_on_a_server_takes_no_memory_here(tmp_path):
+def test_graders_take_memory_unless_they_are_on_a_server(tmp_path):
     context = bare_context(tmp_path, chats=chats())
     reward = {"terms": [{"type": "model", "scorer": "$rm"}]}
     settings = TrainGrpo.model_validate({"init": "$base", "prompts": "$prompts", "reward": reward})
@@ -114,6 +114,10 @@ def test_a_reward_model_on_a_server_takes_no_memory_here(tmp_path):
     for context.inputs["$rm"] in (here, there):
         beside.append(memory_work.MemoryBudget(grpo.job(settings), context).beside)
     assert beside[0] > beside[1]
+    reward = {"terms": [{"type": "judge", "judge": "$base"}]}
+    judged = TrainGrpo.model_validate({"init": "$base", "prompts": "$prompts", "reward": reward})
+    budget = memory_work.MemoryBudget(grpo.job(judged), context)
+    assert budget.beside - beside[1] == 4 * budget.shape.parameters  # a judge keeps its head
 
 
 def test_a_training_begins_without_what_earlier_stages_kept(tmp_path):

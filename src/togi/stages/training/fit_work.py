@@ -247,8 +247,11 @@ class _Progress:
         self.validated.best = state["best"]
 
 
-def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task[Any]) -> TrainingResult:
-    """Trains `model` in place, and leaves it with the weights that `choose` selects.
+def fit(
+    settings: Optimisation, context: Context, model: LoadedModel, task: Task[Any], *, everywhere: bool = False
+) -> TrainingResult:
+    """Trains `model` in place, and leaves it with the weights that `choose` selects. Several processes leave them on
+    the first one, which saves them, or `everywhere`.
 
     Resumes from the newest checkpoint in the stage's folder, if there is one. Raises StageError if the loss is not
     finite or an example does not fit into memory, and Interrupted when asked to stop, after saving all finished work.
@@ -279,7 +282,8 @@ def fit(settings: Optimisation, context: Context, model: LoadedModel, task: Task
     last = _train(settings, trainer, task, forward, source, validated)
     best = validated.take(trainer)
     if spread is not None:
-        spread.gather()
+        trainer.forget()
+        spread.gather(everywhere=everywhere)
     if best is not None:
         return TrainingResult(step=best["step"], validation=best["metrics"])
     return TrainingResult(step=trainer.total_steps, validation=last)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from togi.core.sampling import Sampling
-from togi.core.settings import APART, PromptsRef, ScorerRef, references, runtime_setting
+from togi.core.settings import APART, ModelRef, PromptsRef, ScorerRef, references, runtime_setting
 from togi.model.sizes import Job, Shape
 from togi.rewards.settings import GuardSettings, JudgeTerm, LengthGate, ModelTerm, OverlongTerm, RewardSettings
 from togi.stages.base import StageType, gives
@@ -214,6 +214,15 @@ def scorers_of(settings: TrainGrpo) -> list[ScorerRef]:
     return sorted({ref for _, ref in references(settings.reward) if isinstance(ref, ScorerRef)})
 
 
+def judges_of(settings: TrainGrpo) -> list[tuple[ModelRef, int]]:
+    """The distinct judges of the reward, sorted, with the most tokens that each writes."""
+    found: dict[ModelRef, int] = {}
+    for term in settings.reward.terms:
+        if isinstance(term, JudgeTerm):
+            found[term.judge] = max(term.max_tokens, found.get(term.judge, 0))
+    return sorted(found.items())
+
+
 def estimate(settings: TrainGrpo, inputs: Inputs) -> Cost:
     """Assumes that every answer has max_tokens. Each prompt is computed once per group; the answers of a group may be
     in different micro-batches."""
@@ -278,7 +287,7 @@ def _graders(settings: TrainGrpo, inputs: Inputs, samples: int, cost: Cost) -> N
 
 
 def job(settings: TrainGrpo) -> TrainingJob:
-    """The job: a policy with its sampling copy, the frozen copy for the KL, and its reward models."""
+    """The job: a policy with its sampling copy, the frozen copy for the KL, and its graders."""
 
     def copies(job: Job, shape: Shape, compute_dtype: str) -> float:
         width = 2 if compute_dtype == "bfloat16" else 4
@@ -297,6 +306,7 @@ def job(settings: TrainGrpo) -> TrainingJob:
         settings=settings,
         entropy=True,
         scorers=tuple(scorers_of(settings)),
+        judges=tuple(judges_of(settings)),
         rollouts=rollouts,
         served=settings.engine is not None,
         sleeps=settings.engine is not None and settings.engine.sleep,

@@ -27,6 +27,7 @@ from togi.stages.models import free_for_saving, keep_model, load_trainable
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 from togi.stages.seen_prompts import keep_learnt
 from togi.stages.spoken import Spoken, common_system
+from togi.stages.system_turns import tell_replaced
 from togi.stages.timing import timed
 from togi.stages.training.examples_work import Example, check_fits, split
 from togi.stages.training.fit_work import adamw_update, tell_long_warmup, tell_lost_decay
@@ -87,13 +88,14 @@ def _train(
     if trainer.step == 0:
         tell_long_warmup(settings, context, settings.steps)
         tell_lost_decay(settings, context, settings.steps)
-        _tell_doubts(settings, context)
+        _tell_doubts(settings, context, model, [*training, *held_out])
         _warn_overlap(context, training, held_out)
     source.validated.resume(trainer)
     forward = in_machine_type(source.forward, context)
     for info in trainer.run(forward, source.updates.objective(), source.steps(trainer.step)):
         source.finish(trainer, info)
     source.validated.take(trainer)
+    trainer.forget()
     source.spread.gather()
     source.rollouts.stored.publish()
     context.summary["steps"] = settings.steps
@@ -111,7 +113,7 @@ def rehearse(settings: TrainGrpo, context: Context) -> Iterator[Rehearsed]:
     training, held_out = _prompts(settings, context)
     model = weightless(context, settings.init)
     check_marks(context, model, [*training, *held_out])
-    _tell_doubts(settings, context)
+    _tell_doubts(settings, context, model, [*training, *held_out])
     return prompt_rows(context, model, asked([*training, *held_out]), settings.sampling.max_tokens)
 
 
@@ -328,8 +330,8 @@ class GrpoBatches:
         self.context.alarm(
             "below_fail_share",
             f"{share:.0%} of the answers at step {step} passed every gate, but their terms put them below the best "
-            "failing answer, so the policy learns to fail a gate: set reward.floor: true, raise the bonus of the last "
-            "gate, or limit negative scores with negative_scale; a guard on below_fail_share sets the allowed share",
+            "failing answer. So the policy learns to fail a gate: set reward.floor: true, raise the bonus of the last "
+            "gate, or limit negative scores with negative_scale. A guard on below_fail_share sets the allowed share",
             step=step,
             value=share,
             threshold=0.0,
@@ -365,9 +367,11 @@ def _warn_overlap(context: Context, training: Sequence[Prompt], held_out: Sequen
         context.alarm("validation_overlap", f"{shared} of {len(held_out)} validation prompts are also trained on")
 
 
-def _tell_doubts(settings: TrainGrpo, context: Context) -> None:
+def _tell_doubts(settings: TrainGrpo, context: Context, model: LoadedModel, prompts: Sequence[Prompt]) -> None:
     for name, message in doubts(settings):
         context.alarm(name, message)
+    conversations = (prompt.messages for prompt in prompts)
+    tell_replaced(context, model.template, conversations, "the policy does not see it; to show it")
 
 
 def _note(metrics: Mapping[str, float]) -> str:

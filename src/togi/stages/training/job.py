@@ -13,7 +13,8 @@ from togi.stages.training.phases import Rollouts
 class TrainingJob:
     """One training. `entropy`: the loss reads the entropy of the head's distribution. `scorer`: a head with one output
     replaces the vocabulary head. Of the `keep_layers` lowest layers, the top `train_layers` are trained; None: all.
-    `scorers` are the reward models in memory.
+    `scorers` are the reward models in memory, `judges` the language models that grade, with the most tokens that each
+    writes.
 
     `rollouts` describes how a policy samples, itself or, if `served`, on a server, which `sleeps` while the policy is
     trained. `copies(job, shape, compute_dtype)`
@@ -26,6 +27,7 @@ class TrainingJob:
     train_layers: int | None = None
     keep_layers: int | None = None
     scorers: tuple[ScorerRef, ...] = ()
+    judges: tuple[tuple[ModelRef, int], ...] = ()
     rollouts: Rollouts | None = None
     served: bool = False
     sleeps: bool = False
@@ -60,16 +62,21 @@ class TrainingJob:
             return init
         return replace(init, tied=True, layers=min(self.keep_layers or init.layers, init.layers))
 
-    def beside(self, shape: Shape, compute_dtype: str, scorers: Sequence[Shape]) -> float:
-        """Bytes of the models kept in memory besides the trained one, which has the sizes `shape`; `scorers` are the
-        sizes of its reward models."""
-        return self.copies(self.at(compute_dtype), shape, compute_dtype) + grader_bytes(scorers, compute_dtype)
+    def beside(self, shape: Shape, compute_dtype: str, graders: Sequence[Shape]) -> float:
+        """Bytes of the models kept in memory besides the trained one, which has the sizes `shape`; `graders` are the
+        sizes of its reward models and judges."""
+        return self.copies(self.at(compute_dtype), shape, compute_dtype) + grader_bytes(graders, compute_dtype)
 
 
-def grader_bytes(scorers: Sequence[Shape], compute_dtype: str) -> float:
-    """Bytes of reward models of these sizes."""
+def scorer_shape(shape: Shape) -> Shape:
+    """The sizes of a reward model, which has no head over the vocabulary."""
+    return replace(shape, tied=True)
+
+
+def grader_bytes(graders: Sequence[Shape], compute_dtype: str) -> float:
+    """Bytes of reward models and judges of these sizes."""
     width = 2 if compute_dtype == "bfloat16" else 4
-    return float(width * sum(replace(scorer, tied=True).parameters for scorer in scorers))
+    return float(width * sum(grader.parameters for grader in graders))
 
 
 def training_job(settings: Optimisation) -> TrainingJob:

@@ -9,13 +9,15 @@ from typing import Any
 
 from togi.core.errors import InputError, StageError
 from togi.core.files import read_lines, read_object, write_json
+from togi.core.settings import Ref, ScorerRef
 from togi.model.adapter import lora_library
 from togi.model.load import inspect, load_config, load_tokenizer_of
-from togi.model.sizes import Shape, largest, predict, rank_peak, training_flops
+from togi.model.operations import training_flops
+from togi.model.sizes import Shape, largest, predict, rank_peak
 from togi.stages.arithmetic import arithmetic, device
 from togi.stages.context import Context
 from togi.stages.models import forget_models
-from togi.stages.training.job import TrainingJob
+from togi.stages.training.job import TrainingJob, scorer_shape
 from togi.stages.training.resources import USABLE, USABLE_CPU
 from togi.train import usage
 
@@ -52,7 +54,7 @@ class MemoryBudget:
         else:
             compute_dtype = arithmetic(context).compute_dtype
             self.job = job.at(compute_dtype, cuda=self.where.type == "cuda")
-            self.beside = job.beside(self.shape, compute_dtype, self._scorers(job))
+            self.beside = job.beside(self.shape, compute_dtype, self._graders(job))
             if tokens == "auto":
                 path = context.folder / FILE
                 chosen = context.ranks.on_first_rank(lambda: read_object(path) if path.exists() else {})
@@ -63,16 +65,18 @@ class MemoryBudget:
         if context.ranks.first:
             write_json(context.folder / FILE, {"micro_batch_tokens": tokens, "fits": context.fits})
 
-    def _scorers(self, job: TrainingJob) -> list[Shape]:
-        """The sizes of the reward models loaded in this process; those on servers do not count."""
+    def _graders(self, job: TrainingJob) -> list[Shape]:
+        """The sizes of the reward models and judges loaded in this process; those on servers do not count."""
         found = []
-        for ref in job.scorers:
+        for ref in (*job.scorers, *(judge for judge, _ in job.judges)):
             if self.context.inputs[ref].endpoint is not None:
                 continue
             try:
-                found.append(Shape.of(load_config(self.context.model(ref), self.context.cache)))
+                shape = Shape.of(load_config(self.context.model(ref), self.context.cache))
             except InputError as error:
-                self.context.log(f"peak memory is predicted without the reward model {ref}: {error}")
+                self.context.log(f"peak memory is predicted without the {_called(ref)} {ref}: {error}")
+            else:
+                found.append(scorer_shape(shape) if isinstance(ref, ScorerRef) else shape)
         return found
 
     def _most(self, processes: int, shape: Shape) -> int:
@@ -133,6 +137,10 @@ class MemoryBudget:
         own = [] if getattr(self.settings, "sweep", ()) else [folder / "metrics.jsonl"]
         paths = (*own, *sorted(folder.glob("runs/*/metrics.jsonl")))
         return [line for path in paths for line in read_lines(path) if line.keys() >= NEEDED]
+
+
+def _called(ref: Ref) -> str:
+    return "reward model" if isinstance(ref, ScorerRef) else "judge"
 
 
 def _bring_in(job: TrainingJob, context: Context) -> None:

@@ -6,7 +6,18 @@ Importing this file does not import torch.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from togi.model.sizes import Job, Shape, adapter_size, at_work, between_steps, gathered, key_bytes, loaded, predict
+from togi.model.sizes import (
+    Job,
+    Shape,
+    adapter_size,
+    at_work,
+    between_steps,
+    gathered,
+    key_bytes,
+    leaves_device,
+    loaded,
+    predict,
+)
 
 BLOCK = 16  # tokens per block of the key-value cache
 PREFILL = 2048  # prompt tokens computed at once
@@ -69,13 +80,13 @@ def by_phase(
 ) -> dict[str, float]:
     """Peak bytes of each phase on the training device of one process, with micro-batches of `tokens` tokens.
 
-    `copies` are the bytes of other copies of the policy during training, `graders` the sizes of the reward models on
-    the same device. Several processes share the prompts of `rollouts`; the first one grades when all have sampled. On a
-    CPU, libraries and tokenizers count too.
+    `copies` are the bytes of other copies of the policy during training, `graders` the sizes of the reward models and
+    judges on the same device. Several processes share the prompts of `rollouts`; the first one grades when all have
+    sampled. On a CPU, libraries and tokenizers count too.
     """
     width = 2 if job.compute_dtype == "bfloat16" else 4
     own, memory = rollouts.of_one(job.ranks), predict(shape, job, tokens)
-    beside = copies + sum(width * (grader.matrices + grader.vectors + grader.embeddings) for grader in graders)
+    beside = copies + sum(width * grader.parameters for grader in graders)
     between = between_steps(memory, job.ranks) + beside  # gradients are freed between steps
     keys = key_cache(shape, own, width)
     working = keys + packed(shape, job, own)
@@ -84,11 +95,11 @@ def by_phase(
     sampling = working if job.ranks == 1 and rollouts.rows > rollouts.group else 0.0  # of the other groups
     update = at_work(shape, job, memory)
     models = {
-        "load": loaded(memory, job.ranks) + beside - kept_base(shape, job, width),
+        "load": loaded(memory, job.ranks) + stacking(shape, job) + beside - kept_base(shape, job, width),
         "sample": between + max(publishing, working + drawing(shape, own, keys, width)),
         "score": between + sampling + score,
-        "update": beside + (update if job.ranks == 1 else max(update, gathered(memory, job.ranks))),
-        "save": saving(shape, job, memory.weights),
+        "update": beside + (update if job.ranks == 1 else max(update, gathered(shape, job, memory))),
+        "save": saving(shape, job, 0.0 if leaves_device(job) else memory.weights),
     }
     if job.accelerator:
         return models
@@ -102,6 +113,14 @@ def scored(rollouts: Rollouts) -> int:
     """The most tokens that a reward model computes at once: a group, or part of it, but never part of an answer."""
     one = rollouts.prompt + rollouts.answer
     return max(one, min(SCORED, rollouts.group * one))
+
+
+def judging(judge: Shape, job: Job, rollouts: Rollouts, writes: int) -> float:
+    """Bytes that a judge of at most `writes` tokens holds while it grades one group: keys, and on a CPU the repacked
+    copy of its weights. Its question is counted as prompt and answer."""
+    one = Rollouts(rows=rollouts.group, group=1, answer=writes, prompt=rollouts.prompt + rollouts.answer)
+    width = 2 if job.compute_dtype == "bfloat16" else 4
+    return key_cache(judge, one, width) + packed(judge, replace(job, weights="float32"), one)
 
 
 def drawing(shape: Shape, rollouts: Rollouts, keys: float, width: int) -> float:
@@ -120,6 +139,13 @@ def sampling_copy(shape: Shape, job: Job, width: int) -> float:
     if _shares_base(job, width):
         return adapter + kept_base(shape, job, width)
     return float(adapter + shape.parameters * width)
+
+
+def stacking(shape: Shape, job: Job) -> float:
+    """Bytes beside the weights while a CPU loads a mixture: the experts of a layer, one by one and stacked."""
+    if job.accelerator or not shape.experts:  # stacked in the memory of the host
+        return 0.0
+    return 2.0 * shape.largest * (4 if job.weights == "float32" else 2)
 
 
 def kept_base(shape: Shape, job: Job, width: int) -> float:
@@ -144,16 +170,22 @@ def packed(shape: Shape, job: Job, rollouts: Rollouts) -> float:
 def forward_bytes(shape: Shape, tokens: int, width: int) -> float:
     """Bytes of the activations in a forward pass without gradients: those of one layer."""
     queries, keys = shape.heads * shape.head_width, shape.key_heads * shape.head_width
-    attention, ffn = 3 * queries + 2 * keys, 3 * shape.ffn * (shape.active or 1)
+    attention, ffn = 3 * queries + 2 * keys, 3 * shape.ffn
+    if shape.experts:  # they also gather their rows, and keep them to the end
+        ffn = (4 * shape.ffn + shape.width) * shape.active
     return float(tokens * width * (3 * shape.width + max(attention, ffn)))
 
 
 def saving(shape: Shape, job: Job, weights: float) -> float:
     """Bytes while the model is merged, written and read back weight by weight.
 
-    The largest weight counts: a matrix, its sum with the adapter and the adapter's product; or the embeddings in the
-    type in which they are saved, and on a CPU also as stored in the file, at most 4 bytes per number in all.
+    The largest of three counts. One is the largest matrix, its sum with the adapter, and the adapter's product. One is
+    the embeddings in the type in which they are saved and, on a CPU, also as stored in the file: at most 4 bytes per
+    number in all. One is, on a CPU, all experts, which are stacked again when they are read back; it is assumed that
+    they are saved in the type in which they were trained.
     """
     merging = 3 * 4.0 * max(a * b for a, b in shape.linears.values()) if job.rank else 0.0
-    rounded = 2.0 if job.weights == "float32" else 0.0
-    return weights + max(merging, shape.embeddings * (rounded if job.accelerator else 4.0))
+    rounded, stored = (2.0, 4.0) if job.weights == "float32" else (0.0, 2.0)
+    if job.accelerator:
+        return weights + max(merging, shape.embeddings * rounded)
+    return weights + max(merging, stored * (shape.matrices - shape.plain_matrices), shape.embeddings * 4.0)

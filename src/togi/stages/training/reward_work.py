@@ -28,6 +28,7 @@ from togi.stages.arithmetic import device
 from togi.stages.base import MODEL_FOLDER
 from togi.stages.context import Context
 from togi.stages.models import adapted, keep_model, load_bare
+from togi.stages.refused import refused
 from togi.stages.rehearsal_work import Rehearsed, data_rows, weightless
 from togi.stages.training.dropped_work import dropped_warning, tell_dropped
 from togi.stages.training.examples_work import Data, Example, inner, read
@@ -98,7 +99,7 @@ class PairToTexts(PairReader):
         except Unrendered:
             raise
         except InputError as error:
-            raise InputError(f"stage {self.context.name}: pair {pair.id}: {error}") from None
+            raise refused(self.context.name, "pair", pair.id, self.model.name, error) from None
         return TokenSequence(tuple(ids), (False,) * len(ids))
 
 
@@ -236,7 +237,7 @@ class RewardTrainings:
     def once(self) -> list[Row]:
         """Trains and saves a model. Returns the row of its accuracy, if there is validation."""
         model, task = self.trunk.scorer(self.data)
-        fit(self.settings, self.context, model, task)
+        fit(self.settings, self.context, model, task, everywhere=True)
         rows = []
         if self.data.validation:
             accuracy = self._accuracy(self._scores(task))
@@ -254,7 +255,7 @@ class RewardTrainings:
 
         def train(_: int) -> Scores:
             model, task = self.trunk.scorer(data)
-            fit(settings, inner(self.context, "control"), model, task)
+            fit(settings, inner(self.context, "control"), model, task, everywhere=True)
             return self._scores(task)
 
         scores = self.context.units(1, train, "control")[0]
@@ -271,7 +272,7 @@ class RewardTrainings:
         def train(number: int) -> Scores:
             model, task = self.trunk.scorer(self.data)
             context = inner(self.context, f"rate-{number}")
-            fit(self._with_rate(rates[number]), context, model, task)
+            fit(self._with_rate(rates[number]), context, model, task, everywhere=True)
             scores = self._scores(task)
             keep_model(context, model, context.folder / "model", self.settings)
             context.ranks.on_first_rank(lambda: shutil.rmtree(context.folder / "checkpoints", ignore_errors=True))

@@ -143,6 +143,11 @@ class Trainer:
         if self.context.ranks.first:
             append_line(self.context.folder / name, line)
 
+    def forget(self) -> None:
+        """Frees the optimiser's moments and the gradients at the end of training."""
+        self.update.optimizer.state.clear()
+        self.update.optimizer.zero_grad(set_to_none=True)
+
     def take_pinned(self) -> None:
         """Restores the weights of the pinned checkpoint, if there is one."""
         if self.pinned is not None and self.pinned != self.step:
