@@ -19,6 +19,7 @@ models:
   a: {path: model, template: chatml}
   b: {path: model, template: chatml}
   far: {url: 'http://127.0.0.1:9/v1', model: far, revision: R}
+  rm: {url: 'http://127.0.0.1:9/v1', model: rm, revision: R, kind: reward, protocol: togi}
 data:
   questions: {path: questions.jsonl}
   maths: {path: maths.jsonl}
@@ -71,6 +72,14 @@ REFUSED = {
     "reference": (
         evaluated("{type: mt_bench, questions: $maths, max_tokens: 8}"),
         "stage s: mt_bench: question 1 (math) has no reference answer: set `references` to their file",
+    ),
+    "told": (
+        RESPOND + "  s: {type: score, samples: $r, scorer: $rm, reference: true}\n",
+        "stage s: reference needs prompts with a reference answer, and no prompt of $r has one",
+    ),
+    "follow_up": (
+        RESPOND.replace("samples: 2", "follow_up: nowhere"),
+        "stage r: follow_up: no prompt has a column 'nowhere'; the prompts have aspect",
     ),
     "documents": (evaluated("{type: rag, questions: $questions}"), "none of 4 questions has documents"),
     "alone": (

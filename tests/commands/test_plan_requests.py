@@ -11,7 +11,9 @@ from tiny_run import togi, write_recipe
 
 MODELS = {  # the models that each stage asks
     "answers": ["answers", "second"],
+    "followed": ["followed"],
     "scored": ["scored"],
+    "told": ["told"],
     "judged": ["judged"],
     "first": ["first"],
     "graded": ["graded"],
@@ -30,13 +32,16 @@ MODELS = {  # the models that each stage asks
 FAR = {"curated": 6, "evolved": 7}
 """How far above what is asked a bound may be, if more than 5 times: a text has some three bytes to a token, and all
 branches of a prompt count."""
-SCORERS = ("scored", "rewarded", "held_out", "reward", "pair_scorer", "grading_scorer")
+SCORERS = ("scored", "told", "rewarded", "held_out", "reward", "pair_scorer", "grading_scorer")
 
 STAGES = """\
   answers:
     {type: respond, prompts: $questions, models: [$to_answers, $to_second], samples: 2, max_tokens: 40,
      system: Be kind.}
+  followed:
+    {type: respond, prompts: $questions, models: [$to_followed], samples: 2, max_tokens: 40, follow_up: next}
   scored: {type: score, samples: $answers, scorer: $to_scored}
+  told: {type: score, samples: $followed, scorer: $to_told, reference: true}
   judged: {type: label, samples: $answers, judge: $to_judged, max_tokens: 8}
   first: {type: label, samples: $answers, judge: $to_first, max_tokens: 8, compare: first, orders: random}
   graded: {type: label, samples: $answers, judge: $to_graded, method: graded, max_tokens: 8}
@@ -115,6 +120,8 @@ def write_data(folder: Path) -> None:
     rows: list[dict[str, Any]] = [{"prompt": text, "answer": f"{SAID}."} for text in asked]
     turns = [("system", "You know the sea."), ("user", asked[0]), ("assistant", SAID), ("user", asked[1])]
     rows.append({"prompt": [{"role": role, "content": text} for role, text in turns], "answer": "It is wind."})
+    for row in rows[:5]:
+        row["next"] = f"And why is it lower after that? {LONG}"
     lines(folder, "questions", rows)
     lines(folder, "plain", [{"prompt": f"What is {n}?"} for n in range(4)])
     lines(folder, "texts", [{"text": f"{SAID}. {LONG} " * (n + 1), "title": f"Wind {n}"} for n in range(3)])

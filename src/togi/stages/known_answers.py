@@ -34,13 +34,14 @@ def answers_in(records: Sequence[Record]) -> Answers:
     prompts = [each for each in found if isinstance(each, Prompt)]
     samples = [each for each in found if isinstance(each, Sample)]
     if len(samples) < len(found):
-        return Answers(references=any(map(_has_reference, prompts)) if len(prompts) == len(found) else None)
+        return Answers(references=any(map(has_reference, prompts)) if len(prompts) == len(found) else None)
     return Answers(
         group=max(Counter(sample.prompt.id for sample in samples).values()),
         scores=tuple(dict.fromkeys(name for sample in samples for name in sample.scores)),
-        references=any(_has_reference(sample.prompt) for sample in samples),
+        references=any(has_reference(sample.prompt) for sample in samples),
     )
 
 
-def _has_reference(prompt: Prompt) -> bool:
+def has_reference(prompt: Prompt) -> bool:
+    """Whether a prompt has a reference answer."""
     return bool((prompt.answer or "").strip())

@@ -214,8 +214,9 @@ class Margins:
 
 def test_log_probabilities_are_averaged_over_the_orders(label):
     judge = Margins()
-    _, pairs, verdicts, _ = label(judge, ANSWERS[:2], by="logprobs")
+    context, pairs, verdicts, _ = label(judge, ANSWERS[:2], by="logprobs")
     (pair,) = pairs
+    assert context.summary["examples"][0]["said"][-1]["text"] == "p(A) = 0.2689"
     first, second = (1 / (1 + math.exp(-margin)) for margin in (-1.0, 3.0))  # p(A), the longer one second, then first
     mean = ((1 - first) + second) / 2
     assert pair.parents == ("q1b", "q1a") and pair.extra["preference"] == pytest.approx(mean)

@@ -111,7 +111,9 @@ def test_answers_that_stand_apart_are_ranked_apart_and_told(tmp_path):
 
 def test_nothing_to_make_is_an_error_and_no_pair_an_alarm(tmp_path):
     made = context(tmp_path, samples([{"rm": 1}, {"rm": 1}, {"rm": 1}]))
-    assert paired(made) == [] and "no_pairs" in (made.folder / "alarms.jsonl").read_text()
+    assert paired(made) == []
+    made.finish()
+    assert "nothing_left" in (made.folder / "alarms.jsonl").read_text()
     with pytest.raises(StageError, match="the answers to 1 prompts gave no records; reasons: tie 1"):
         paired(context(tmp_path / "a", samples([{"rm": 1}, {"rm": 1}, {"rm": 1}])), min_chosen=2)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from model_runs import write_scorer
 from tiny import tiny_tokenizer
+from tiny_encoders import write_encoder
 from transformers import AutoModelForSequenceClassification
 
 from togi.core.codec import read_records, write_records
@@ -20,8 +22,9 @@ from togi.core.sources import ModelSource
 from togi.model.card import CARD
 from togi.stages.base import MODEL_FOLDER, RECORDS_FILE, output_path
 from togi.stages.context import Context, Control, Resolved
+from togi.stages.cost import Known
 from togi.stages.data import score_work
-from togi.stages.data.score import STAGE, Score
+from togi.stages.data.score import STAGE, Score, estimate
 from togi.stages.data.score_work import run
 
 TEXTS = ["a", "bb", "ccc", "dddd", "", "ffffff"]
@@ -130,6 +133,107 @@ def test_what_a_policy_sampled_is_scored_without_its_terminator(tmp_path, judge)
     found = scored(made, samples="$x.samples")
     assert [(each.text, each.scores["rm"]) for each in found] == [("abc", 3.0), ("ab", 2.0)]
     assert made.summary["characters"]["m"]["max"] == 3.0
+
+
+# --- what the scorer reads --------------------------------------------------------------------------------------------
+
+SYSTEM, ASK = Message("system", "Be brief."), Message("user", "What is 6 x 7?")
+
+
+class Reading(Lengths):
+    """Remembers the conversations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[tuple[Message, ...]] = []
+
+    def score(self, items: Sequence[tuple[tuple[Message, ...], str]]) -> list[float | GraderError]:
+        self.read += [messages for messages, _ in items]
+        return super().score(items)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reading:
+    found = Reading()
+    monkeypatch.setattr(score_work, "scorer", lambda context, ref: found)
+    return found
+
+
+def known() -> list[Sample]:
+    """Answers to a prompt with a system turn, to one without, and to one without a reference answer."""
+    asked = [((SYSTEM, ASK), " 42\n"), ((ASK,), "42"), ((SYSTEM, ASK), None)]
+    return [
+        replace(each, prompt=Prompt(id=f"p{i}", messages=messages, answer=answer))
+        for i, (each, (messages, answer)) in enumerate(zip(samples(["a", "b", "c"]), asked, strict=True))
+    ]
+
+
+TOLD = "The correct final answer must be: 42"
+
+
+@pytest.mark.parametrize(
+    ("given", "systems"),
+    [
+        ({}, ["Be brief.", None, "Be brief."]),
+        ({"system": "drop"}, [None, None, None]),
+        ({"reference": True}, [f"{TOLD}\n\nBe brief.", TOLD, "Be brief."]),
+        ({"reference": True, "system": "drop"}, [TOLD, TOLD, None]),
+        ({"reference": "正解: {answer}", "system": "drop"}, ["正解: 42", "正解: 42", None]),
+    ],
+)
+def test_a_scorer_reads_system_turns_and_reference_answers_as_set(tmp_path, reads, given, systems):
+    write_scorer(tmp_path / "rm")
+    found = scored(context(tmp_path, known()), **given)
+    assert reads.read == [(ASK,) if text is None else (Message("system", text), ASK) for text in systems]
+    assert [each.prompt for each in found] == [each.prompt for each in known()], "the samples stay as they are"
+
+
+def test_tools_stay_with_the_first_turn_of_what_is_scored(tmp_path, reads):
+    tools = {"tools": [{"name": "add"}]}
+    write_scorer(tmp_path / "rm")
+    own = replace(known()[1], prompt=Prompt(id="p", messages=(replace(ASK, extra=tools),), answer="42"))
+    scored(context(tmp_path, [own]), reference=True)
+    assert reads.read == [(Message("system", TOLD, extra=tools), ASK)]
+
+
+def test_a_reference_that_no_prompt_has_or_that_the_scorer_would_not_see_is_refused(tmp_path, reads):
+    folder = tmp_path / "rm"
+    write_scorer(folder)
+    with pytest.raises(InputError, match=r"reference needs prompts with a reference answer, and no prompt of \$x has"):
+        scored(context(tmp_path, samples()), reference=True)
+    config = read_object(folder / "tokenizer_config.json")
+    turn = "{% for m in messages if m.role != 'system' %}[{{ m.role }}]{{ m.content }}<eos>{% endfor %}"
+    template = turn + "{% if add_generation_prompt %}[assistant]{% endif %}"
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    write_json(folder / "tokenizer_config.json", {**config, "chat_template": template})
+    with pytest.raises(InputError, match=r"reference: template 'tokenizer' of \$rm does not write the system turn"):
+        scored(context(tmp_path, known(), stage="score-1"), reference=True)
+    assert not reads.read
+    assert len(scored(context(tmp_path, known(), stage="score-2"))) == 3
+
+
+def test_an_encoder_reads_the_reference_answer_with_the_prompt(tmp_path):
+    write_encoder(tmp_path / "rm")
+    plain, told = (
+        [each.scores["rm"] for each in scored(context(tmp_path, known(), stage=name), **given)]
+        for name, given in (("score-1", {}), ("score-2", {"reference": "= {answer}"}))
+    )
+    assert plain[0] != told[0] and plain[1] != told[1] and plain[2] == pytest.approx(told[2])
+
+
+def test_a_plan_counts_the_reference_answers_that_are_read():
+    long = replace(known()[1], prompt=Prompt(id="p", messages=(ASK,), answer="4" * 500))
+    plain, told = (
+        Score.model_validate({"samples": "$x", "scorer": "$rm", **given}) for given in ({}, {"reference": True})
+    )
+    inputs: Any = {plain.samples: Known(records=2, samples=[long, known()[1]])}
+    sizes = [estimate(settings, inputs).read for settings in (plain, told)]
+    assert sizes[0] and sizes[1] and sizes[1] > sizes[0] + 500 + 2 + 2 * len("The correct final answer must be: ")
+
+
+def test_a_text_without_room_for_the_answer_is_refused():
+    with pytest.raises(ValueError, match=r"'The answer:' does not contain \{answer\}, which the reference answer"):
+        Score.model_validate({"samples": "$x", "scorer": "$rm", "reference": "The answer:"})
 
 
 # --- a reward model of the library ------------------------------------------------------------------------------------

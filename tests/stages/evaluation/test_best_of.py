@@ -28,8 +28,10 @@ class Scored(Room):
     grade if it is from 1 to 10, and otherwise one that cannot be read. To an answer `down` it gives no reply."""
 
     asked: list[str]
+    roles: list[str]
 
     def scores(self, ref: Any, answers: Any, name: str) -> list[Any]:
+        self.roles = [message.role for messages, _ in answers for message in messages]
         self.asked.extend(text for _, text in answers)
         return [GraderError("too long") if text == "?" else float(text) for _, text in answers]
 
@@ -70,6 +72,12 @@ def imported(folder: Path, *rows: dict[str, Any]) -> Resolved:
 
 def measured(folder: Path, *rows: dict[str, Any], kind: str = "scorer", **more: Any) -> tuple[Table, list[str]]:
     """The table, and the answers that were scored or graded."""
+    found, room = measured_in(folder, *rows, kind=kind, **more)
+    return found, room.asked
+
+
+def measured_in(folder: Path, *rows: dict[str, Any], kind: str = "scorer", **more: Any) -> tuple[Table, Scored]:
+    """The table, and the room in which it was measured."""
     subject = ScorerRef("$rm") if kind == "scorer" else ModelRef("$rm")
     rm = Resolved(kind, source=ModelSource(kind="path", name=str(folder)))
     inputs = {PairsRef("$pairs"): imported(folder, *rows), subject: rm}
@@ -77,7 +85,7 @@ def measured(folder: Path, *rows: dict[str, Any], kind: str = "scorer", **more: 
     room = Scored(context, "bench", {"rm": subject}, reasons=REASONS)
     room.asked = []
     settings = RewardAccuracy.model_validate({"type": "reward_accuracy", "pairs": "$pairs", **more})
-    return reward_accuracy_work.run(settings, room), room.asked
+    return reward_accuracy_work.run(settings, room), room
 
 
 def test_pairs_of_one_row_are_counted_together_and_each_answer_is_scored_once(tmp_path: Path) -> None:
@@ -147,3 +155,21 @@ def test_log_probabilities_of_two_answers_are_no_grades() -> None:
     settings = {"type": "reward_accuracy", "pairs": "$pairs", "best_of": "id", "read": "logprobs"}
     with pytest.raises(ValidationError, match="a judge grades each answer in text"):
         RewardAccuracy.model_validate(settings)
+
+
+@pytest.mark.parametrize("more", [{"best_of": "id"}, {}])
+def test_reward_models_may_be_shown_no_system_turns(tmp_path: Path, more: dict[str, Any]) -> None:
+    talk = [{"role": "system", "content": "Count."}, {"role": "user", "content": "a?"}]
+    rows = [{**each, "prompt": talk} for each in PLAIN]
+    kept, with_system = measured_in(_in(tmp_path, "keep"), *rows, **more)
+    found, without = measured_in(_in(tmp_path, "drop"), *rows, system="drop", **more)
+    assert set(with_system.roles) == {"system", "user"} and set(without.roles) == {"user"}
+    told = [table.manifest["common"].get("system") for table in (kept, found)]
+    assert told == [None, "drop"], "tables of different conversations do not agree"
+
+
+def test_system_turns_that_only_judges_would_read_are_not_dropped_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match="bench: system: drop is read by reward models, and the models here are judges"
+    ):
+        measured(tmp_path, *PLAIN, kind="model", system="drop", best_of="id")

@@ -40,9 +40,17 @@ def test_examples_of_one_prompt_stand_on_one_side():
     assert split(every, 0.3, seed=4, name="x")[1] != held
 
 
-def test_too_few_prompts_cannot_be_split():
-    with pytest.raises(InputError, match="examples of 3 prompts"):
-        split([example(i) for i in range(3)], 0.5, seed=0, name="x")
+@pytest.mark.parametrize(
+    ("count", "share", "message"),
+    [
+        (1, 0.1, "1 different prompt, but training and validation need 2 each; provide at least 4, or remove `valid"),
+        (3, 0.5, "3 different prompts, but training and validation need 2 each; provide at least 4, or remove `vali"),
+        (5, 0.9, "a share of 0.9 of 5 different prompts leaves 1 to train on, which needs 2; lower the share, provide"),
+    ],
+)
+def test_too_few_prompts_cannot_be_split(count, share, message):
+    with pytest.raises(InputError, match=message):
+        split([example(i) for i in range(count)], share, seed=0, name="x")
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,32 @@ def test_a_call_that_takes_long_is_an_alarm_once_and_a_line_rarely(tmp_path):
     assert len(watched.at(*range(1000, 1000 + 24 * 3600, 60))) < 30
 
 
+def test_a_file_that_does_not_load_is_told_and_does_not_keep_a_run_from_stopping(tmp_path):
+    watched = Watched(tmp_path)
+    watched.calls.current = Call(function="f of slow.py", prompt="", start=0.0)
+    (alarm,) = watched.at(SLOW)
+    assert alarm.startswith(
+        "alarm: reward function f of slow.py has not loaded for 60 seconds; the run waits for the code"
+    )
+    watched.control.stop = True
+    watched.at(100.0, 100.0 + PATIENCE)
+    (error,) = watched.ends
+    assert "stopped while reward function f of slow.py had not loaded, 15 seconds after" in str(error)
+
+
+def test_a_signal_ends_a_run_whose_reward_file_hangs_while_it_loads(tmp_path):
+    recipe, home = write_recipe(tmp_path, RECIPE), tmp_path / "home"
+    (tmp_path / "reward.py").write_text(
+        "import time\nfrom pathlib import Path\n\ndef vowels(prompt, completion):\n    return 1.0\n\n"
+        "(Path(__file__).parent / 'hangs').touch()\ntime.sleep(3600)\n"
+    )
+    run = start(recipe, home)
+    until_it_hangs(tmp_path, run)
+    os.kill(run.pid, signal.SIGTERM)
+    text = output(run)
+    assert run.returncode == 130 and "vowels of reward.py had not loaded" in text, text
+
+
 def test_the_alarm_names_a_deadline_that_exists(tmp_path):
     watched = Watched(tmp_path)
     watched.call(start=0.0, deadline=600.0)

@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 from grpo_runs import Bench, lines, prompts
 
+from togi.core.codec import write_records
+from togi.core.records import Message, Prompt
+from togi.stages.base import RECORDS_FILE
 from togi.stages.training.grpo import TrainGrpo
 from togi.stages.training.grpo_doubts import doubts
 from togi.stages.training.grpo_work import rehearse
@@ -74,6 +77,26 @@ def test_check_and_the_start_of_training_tell_the_same(bench):
     ended = bench.run("started", settings)
     assert len(alarms(ended, "sequence_level")) == 1
     assert alarms(context.folder, "sequence_level") == alarms(ended, "sequence_level")
+
+
+def test_prompts_whose_system_turn_the_policy_does_not_see_are_told(tmp_path):
+    bench = Bench(tmp_path)
+    turns = [[Message("user", "Why?")], [Message("system", "Be a pirate."), Message("user", "Why?")]]
+    asked = [Prompt(id=f"s{i}", messages=tuple(each)) for i, each in enumerate(turns)]
+    write_records(tmp_path / "prompts" / RECORDS_FILE, "prompts", asked)
+    bench.template = "llm-jp"
+    context, settings = bench.context("rehearsed"), bench.settings(steps=1)
+    list(rehearse(settings, context))
+    ended = bench.run("started", settings)
+    (told,) = alarms(ended, "system_replaced")
+    assert alarms(context.folder, "system_replaced") == [told]
+    assert told["message"] == (
+        "template 'llm-jp' does not write the system turn of 1 records, but its own text or none, so the policy does "
+        "not see it; to show it, choose template: llm-jp-system"
+    )
+    bench.template = "llm-jp-system"
+    list(rehearse(settings, other := bench.context("other")))
+    assert not alarms(other.folder, "system_replaced")
 
 
 GUARD = {"metric": "below_fail_share", "max": 1.0}

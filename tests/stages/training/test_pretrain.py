@@ -137,6 +137,26 @@ def test_validation_texts_are_never_trained_on(tmp_path):
     assert shared.counts["validation"] > 4  # windows of two documents and two chats
 
 
+@pytest.mark.parametrize(("template", "count"), [("llm-jp", 2), ("llm-jp-system", 0)])
+def test_chats_whose_system_turn_the_template_replaces_are_counted_and_told(tmp_path, template, count):
+    talk = (("user", "Hi"), ("assistant", "Yes."))
+    systems = ("Be a pirate.", "Be brief.", "以下は、タスクを説明する指示です。要求を適切に満たす応答を書きなさい。")
+    given = [*chats(), *(chat(("system", text), *talk, name=f"s{i}") for i, text in enumerate(systems))]
+    checked = bare_context(tmp_path / "checked", template, documents=documents(), chats=given)
+    list(pretrain_work.rehearse(settings(), checked))
+    context = bare_context(tmp_path / "run", template, documents=documents(), chats=given)
+    pretrain_work.run(settings(steps=1), context)
+    assert context.counts.get("system_replaced", 0) == checked.counts.get("system_replaced", 0) == count
+    assert alarms(context) == alarms(checked) and len(alarms(context)) == bool(count)
+    for told in alarms(context):
+        assert f"the system turn of {count} records" in told and "choose template: llm-jp-system" in told
+
+
+def alarms(context) -> list[str]:
+    file = context.folder / "alarms.jsonl"
+    return [json.loads(line)["message"] for line in file.read_text().splitlines()] if file.exists() else []
+
+
 def test_an_empty_document_is_dropped_and_a_source_that_is_too_small_refused(tmp_path):
     context = bare_context(tmp_path, documents=[*documents(), Document(id="e", text=" \n")], chats=chats())
     pretrain_work.run(settings(steps=1), context)

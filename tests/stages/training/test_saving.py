@@ -196,6 +196,13 @@ def test_the_card_says_what_the_model_was_made_of_and_nothing_of_the_run(tmp_pat
     assert [source.dataset for source in said.sources] == ["base"]
 
 
+def test_the_summary_names_a_source_without_a_licence(tmp_path):
+    stage, chosen = context(tmp_path, base_folder(tmp_path / "base")), settings()
+    stage.data[Provenance(dataset="plain")] = None
+    keep_model(stage, load_trainable(stage, BASE, chosen), tmp_path / "output" / "model", chosen)
+    assert ("plain", "") in [(row["dataset"], row["licence"]) for row in stage.summary["sources"]]
+
+
 QUANTISED = {
     "gptq": {"quant_method": "gptq", "bits": 4},
     "awq": {"quant_method": "awq", "bits": 4},

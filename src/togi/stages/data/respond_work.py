@@ -1,22 +1,26 @@
 """The work of `respond`: a unit is a batch of prompts answered by one model, and only one batch is in memory."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from togi.core.errors import StageError
 from togi.core.records import Completion, Prompt, Sample
 from togi.core.seeds import make_id
+from togi.core.settings import Ref
 from togi.stages.context import Context
+from togi.stages.data.follow_ups import check_follow_ups, follow_up, followed
 from togi.stages.data.respond import STAGE, Respond
-from togi.stages.data.respond_rows import Answer, answers, as_asked
+from togi.stages.data.respond_rows import Answer, answers, as_asked, conversation, why_dropped
 from togi.stages.data.rows import shard_task
 from togi.stages.data.shown import Shown
-from togi.stages.endpoints import generator
+from togi.stages.endpoints import generator, reader
 from togi.stages.kinship import keep_writers
 from togi.stages.model_shards import found_by, is_spread, with_model
 from togi.stages.rehearsal_work import Rehearsed, asked, prompt_rows, weightless
 from togi.stages.shards import ShardTask
+from togi.stages.system_turns import tell_replaced
+from togi.text.template import Template
 
 BATCH = 16
 BATCH_OF_ENDPOINTS = 1024  # each answer is stored as it arrives, so a large unit loses nothing and keeps servers busy
@@ -28,6 +32,7 @@ def run(settings: Respond, context: Context) -> None:
     total = context.records_count(settings.prompts)
     context.count_in(total)
     keep_writers(context, settings.models)
+    _look_at_prompts(settings, context)
     answering = _Answering(settings, context, total)
     shown = Shown()
     with context.writer("samples") as writer:
@@ -42,13 +47,46 @@ def run(settings: Respond, context: Context) -> None:
     context.summary |= {"prompts": total, **shown.summary()}
 
 
+def _look_at_prompts(settings: Respond, context: Context) -> None:
+    """Raises InputError for follow-ups that cannot be asked, and alarms for system turns that the template of a local
+    model does not write."""
+    if settings.follow_up is not None:
+        check_follow_ups(_prompts(settings, context), settings.follow_up, context.name)
+    for ref in settings.models:
+        if context.inputs[ref].endpoint is None:
+            _tell_replaced(context, ref, reader(context, ref)[1], _prompts(settings, context))
+
+
+def _prompts(settings: Respond, context: Context) -> Iterator[Prompt]:
+    """The prompts as they are asked, read a part at a time."""
+    for batch in context.batches(settings.prompts, noted=False):
+        yield from (as_asked(settings, prompt) for prompt in batch)
+
+
+def _tell_replaced(context: Context, ref: Ref, template: Template, prompts: Iterable[Prompt]) -> None:
+    conversations = (prompt.messages for prompt in prompts)
+    tell_replaced(context, template, conversations, f"{ref} does not see it; to show it")
+
+
 def rehearse(settings: Respond, context: Context) -> Iterator[Rehearsed]:
-    prompts = asked([as_asked(settings, prompt) for prompt in context.records(settings.prompts)])
+    """Yields each prompt, up to its follow-up if it has one; the answer before that is a stand-in of one character."""
+    given = [as_asked(settings, prompt) for prompt in context.records(settings.prompts)]
+    if settings.follow_up is not None:
+        check_follow_ups(given, settings.follow_up, context.name)
+    prompts = asked([_whole(settings, prompt) for prompt in given])
     for ref in settings.models:
         model = weightless(context, ref)
+        if context.model(ref).kind != "endpoint":
+            _tell_replaced(context, ref, model.template, given)
         yield from prompt_rows(
             context, model, prompts, settings.max_tokens, lambda name: context.drop(name, "too_long")
         )
+
+
+def _whole(settings: Respond, prompt: Prompt) -> Prompt:
+    """The prompt, continued with a stand-in for the first answer and its follow-up, if it has one."""
+    turns = follow_up(prompt, settings.follow_up)
+    return followed(prompt, "-", turns) if turns else prompt
 
 
 @dataclass(slots=True)
@@ -114,27 +152,34 @@ def _samples(
 ) -> Iterator[Sample]:
     """Yields the kept answers to one prompt, ordered by model and number; drops the others."""
     for place, (ref, found) in enumerate(zip(settings.models, by_model, strict=True)):
-        for index, answer in enumerate(found):
-            if reason := _why_dropped(settings, answer):
+        question, given = _question(settings, context, prompt, place, found)
+        for index, answer in enumerate(given):
+            if reason := why_dropped(settings, answer):
                 context.drop(prompt, reason)
                 continue
             yield Sample(
                 id=make_id(context.folder.name, (prompt.id,), place * settings.samples + index),
                 parents=(prompt.id,),
                 source=prompt.source,
-                prompt=prompt,
+                prompt=question,
                 completion=Completion(**answer),
                 model=ref.name,
                 index=index,
             )
 
 
-def _why_dropped(settings: Respond, answer: Answer) -> str | None:
-    if answer["stop"] in ("error", "too_long"):
-        return "failed" if answer["stop"] == "error" else "too_long"
-    if answer["stop"] == "length" and settings.truncated == "drop":
-        return "truncated"
-    return None if answer["text"] else "empty_answer"
+def _question(
+    settings: Respond, context: Context, prompt: Prompt, place: int, found: Sequence[Answer]
+) -> tuple[Prompt, Sequence[Answer]]:
+    """What a model's samples answer, and these. If its first answer to a prompt with a follow-up is dropped, so are all
+    its samples, for the same reason."""
+    question = conversation(settings, prompt, found)
+    if question is None:
+        return prompt, [found[0]] * settings.samples
+    if question is prompt:
+        return prompt, found
+    name = make_id(f"{context.folder.name}/follow_up", (prompt.id,), place)
+    return replace(question, id=name, parents=(prompt.id,)), found[1:]
 
 
 def _tell_failures(context: Context, kept: int) -> None:

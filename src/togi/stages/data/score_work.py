@@ -1,8 +1,10 @@
 """The work of `score`: a unit is a batch of samples in order, and only one batch is in memory."""
 
+import importlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -11,12 +13,15 @@ from togi.core.records import Sample
 from togi.stages.context import Context
 from togi.stages.data.answers import PlainAnswers
 from togi.stages.data.rows import shard_task
-from togi.stages.data.score import BATCH_OF_ENDPOINT, STAGE, Score
+from togi.stages.data.score import BATCH_OF_ENDPOINT, STAGE, Score, no_reference
 from togi.stages.data.score_rows import Scores, scores_of
 from togi.stages.data.shown import Shown
 from togi.stages.endpoints import scorer
+from togi.stages.known_answers import has_reference
 from togi.stages.model_shards import found_by, is_spread, with_model
 
+READERS = "togi.stages.readers_work"  # these two need torch, which a stage that only asks servers does not import
+ENCODERS = "togi.model.encoder_scorer"
 BATCH = 64
 UNIT = "batch"
 QUANTILES = (3, 10, 25, 50, 75, 90, 97)  # per cent, as in published tables of rejection sampling
@@ -25,6 +30,8 @@ QUANTILES = (3, 10, 25, 50, 75, 90, 97)  # per cent, as in published tables of r
 def run(settings: Score, context: Context) -> None:
     """Raises StageError if no sample can be scored."""
     context.count_in(context.records_count(settings.samples))
+    if settings.reference_turn is not None:
+        _check_told(settings, context, settings.reference_turn)
     shown = Shown(settings.score_name)
     by_model: dict[str, array[float]] = {}
     characters: dict[str, array[float]] = {}
@@ -61,7 +68,7 @@ def _scored(settings: Score, context: Context) -> Iterator[tuple[list[Sample], S
         units = context.stream_units(count, lambda _: next(spread), UNIT, told=False)
     else:
         judge = scorer(context, settings.scorer)
-        units = context.stream_units(count, lambda _: scores_of(judge, batch), UNIT, told=False)
+        units = context.stream_units(count, lambda _: scores_of(settings, judge, batch), UNIT, told=False)
     done = 0
     for found in context.batches(settings.samples, size):
         batch[:] = map(plain, found)
@@ -78,6 +85,23 @@ def _spread(settings: Score, context: Context, plain: PlainAnswers, size: int, c
     task = with_model(task, context, settings.scorer, "scorer")
     left = context.missing_units(count, UNIT)
     return found_by(context, [replace(task, number=unit, first=unit * size, count=size) for unit in left])
+
+
+def _check_told(settings: Score, context: Context, told: str) -> None:
+    """Raises InputError if no prompt has a reference answer, or if the scorer would not see it in a system turn. A
+    scorer on a server is believed."""
+    samples = chain.from_iterable(context.batches(settings.samples, noted=False))
+    if not any(has_reference(sample.prompt) for sample in samples):
+        raise InputError(f"stage {context.name}: {no_reference(settings)}")
+    source = context.model(settings.scorer)
+    if source.kind == "endpoint" or importlib.import_module(ENCODERS).check_encoder(source, context.cache):
+        return
+    template = importlib.import_module(READERS).read_words(source, context.cache, "scorer")[1]
+    if not template.writes_system(told):
+        raise InputError(
+            f"stage {context.name}: reference: template {template.name!r} of {settings.scorer} does not write the "
+            "system turn that tells the answer; choose another template for the model, or remove reference"
+        )
 
 
 def _refuse_taken(settings: Score, context: Context, batch: Sequence[Sample]) -> None:

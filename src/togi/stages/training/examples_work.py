@@ -9,7 +9,6 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +22,7 @@ from togi.model.load import LoadedModel
 from togi.stages.context import Context
 from togi.stages.seen_prompts import keep_marks
 from togi.stages.spoken import NEARLY_ALL
+from togi.stages.system_turns import REPLACED, replaced_warning, replacing
 from togi.stages.training.dropped_work import remedy
 from togi.stages.training.epochs import Epochs
 from togi.stages.training.example_work import Example
@@ -31,12 +31,6 @@ from togi.stages.training.token_files_work import Stored
 from togi.stages.training.tokens_work import Border, tokenised, unrendered_warning
 from togi.text.marks import Marks
 from togi.text.render import check_template
-from togi.text.template import TEMPLATES
-
-REPLACED = "system_replaced"
-"""The name of a count and of an alarm: records whose system turn the template does not write."""
-SYSTEMS = 64
-"""Different system turns of which is remembered whether the template writes them."""
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
@@ -70,7 +64,7 @@ def read(settings: FixedTraining, context: Context, refs: Sequence[Ref], border:
         if not len(held):
             raise InputError(f"stage {context.name}: no record of {settings.validation} is left for validation")
         told += _overlap(stored, held)
-    told += _replaced(context, border)
+    told += told_replaced(context, border)
     keep_marks(context, settings.init, stored.column("mark"))
     return Data(stored, () if held is None else held, told, stored.common_system(NEARLY_ALL))
 
@@ -84,21 +78,12 @@ def _stored(
     return Stored(files), unrendered_warning(files)
 
 
-def _replaced(context: Context, border: Border) -> list[tuple[str, str]]:
+def told_replaced(context: Context, border: Border) -> list[tuple[str, str]]:
     """A warning if the template does not write the system turns of some records, which are counted."""
-    count, template = border.counts.pop(REPLACED, 0), border.model.template.name
-    if not count:
-        return []
-    context.counts[REPLACED] = count
-    variant = f"{template}-system"
-    other = f"template: {variant}" if variant in TEMPLATES else "another template for the model"
-    return [
-        (
-            REPLACED,
-            f"template {template!r} does not write the system turn of {count} records, but its own text or none, so "
-            f"training does not see it; to train on it, choose {other}",
-        )
-    ]
+    count = border.counts.pop(REPLACED, 0)
+    if count:
+        context.counts[REPLACED] = count
+    return replaced_warning(border.model.template, count)
 
 
 def _overlap(training: Stored, held_out: Stored) -> list[tuple[str, str]]:
@@ -137,10 +122,15 @@ def _held_out(prompts: int, share: float, seed: int, name: str) -> "array[int]":
     order = array("q", range(prompts))
     random.Random(seed).shuffle(order)
     count = max(2, round(share * prompts))
-    if count > prompts - 2:
+    if prompts < 4:
         raise InputError(
-            f"stage {name}: examples of {prompts} prompts cannot be split into training and validation with a "
-            f"share of {share}; provide at least 4 prompts, lower the share, or remove `validation`"
+            f"stage {name}: its data has {prompts} different prompt{'' if prompts == 1 else 's'}, but training and "
+            f"validation need 2 each; provide at least 4, or remove `validation` (now {share})"
+        )
+    if (left := prompts - count) < 2:
+        raise InputError(
+            f"stage {name}: a share of {share} of {prompts} different prompts leaves {left} to train on, which needs 2; "
+            "lower the share, provide more prompts, or remove `validation`"
         )
     return order[:count]
 
@@ -169,19 +159,18 @@ class Rendering:
     bos: tuple[int, ...] = field(init=False)
     longest: int = field(init=False)
     marks: Marks = field(init=False)
-    written: Callable[[str], bool] = field(init=False)
+    replaces: Callable[[Sequence[Message]], bool] = field(init=False)
     counts: Counter[str] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
         self.bos = check_template(self.model.template, self.model.tokenizer).bos
         self.longest = length_limit(self.settings, self.context, self.model)
         self.marks = Marks.of(self.model.template, self.model.tokenizer)
-        self.written = lru_cache(SYSTEMS)(self.model.template.writes_system)
+        self.replaces = replacing(self.model.template)
 
     def note_systems(self, messages: Sequence[Message]) -> None:
         """Counts a record if the template does not write one of its system turns."""
-        systems = [m.content for m in messages if m.role == "system" and m.content.strip()]
-        if not all(map(self.written, systems)):
+        if self.replaces(messages):
             self.counts[REPLACED] += 1
 
 

@@ -3,7 +3,7 @@
 import random
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from togi.core.errors import InputError
-from togi.core.records import Chat, Document
+from togi.core.records import Chat, Document, Message
 from togi.core.seeds import derive
 from togi.core.settings import DocumentsRef
 from togi.data.mix import Cursor, Stream, ledger, next_stream, normalised
@@ -23,9 +23,10 @@ from togi.stages.context import Context
 from togi.stages.models import keep_model, load_trainable
 from togi.stages.rehearsal_work import Rehearsed, example_rows, weightless
 from togi.stages.seen_prompts import keep_marks
+from togi.stages.system_turns import REPLACED, replacing
 from togi.stages.training.dropped_work import dropped_warning, tell_dropped
 from togi.stages.training.example_work import Example
-from togi.stages.training.examples_work import Data, window_of
+from togi.stages.training.examples_work import Data, told_replaced, window_of
 from togi.stages.training.fit_work import TokenTask, fit
 from togi.stages.training.pretrain import TrainPretrain
 from togi.stages.training.token_files_work import Stored, TokenFile
@@ -39,10 +40,10 @@ Text = Document | Chat
 def run(settings: TrainPretrain, context: Context) -> None:
     model = load_trainable(context, settings.init, settings)
     windows = Windows.of(settings, context, model)
-    corpora, held_out = _read(settings, context, windows)
+    corpora, held_out, told = _read(settings, context, windows)
     mark_N = np.concatenate([texts.column("mark") for texts in corpora.values()])
     keep_marks(context, settings.init, mark_N[mark_N > 0])
-    task = PretrainTask(settings, corpora, windows, model, Data([], held_out, dropped_warning(settings, context)))
+    task = PretrainTask(settings, corpora, windows, model, Data([], held_out, told))
     fitted = fit(settings, context, model, task)
     context.counts["out"] = sum(len(texts) for texts in task.corpora.values())
     context.counts["pieces"] = sum(stream.pieces for stream in task.streams)
@@ -55,8 +56,8 @@ def run(settings: TrainPretrain, context: Context) -> None:
 
 def rehearse(settings: TrainPretrain, context: Context) -> list[Rehearsed]:
     windows = Windows.of(settings, context, weightless(context, settings.init))
-    corpora, held_out = _read(settings, context, windows)
-    for name, message in dropped_warning(settings, context):
+    corpora, held_out, told = _read(settings, context, windows)
+    for name, message in told:
         context.alarm(name, message)
     return example_rows(windows.model, chain(windows.pieces(chain(*corpora.values())), held_out))
 
@@ -66,8 +67,10 @@ def border(settings: TrainPretrain, context: Context, model: LoadedModel) -> "Te
     return TextBorder(Windows.of(settings, context, model))
 
 
-def _read(settings: TrainPretrain, context: Context, windows: "Windows") -> tuple[dict[str, Stored], Sequence[Example]]:
-    """The texts of each source by name, and the windows of the held-out texts."""
+def _read(
+    settings: TrainPretrain, context: Context, windows: "Windows"
+) -> tuple[dict[str, Stored], Sequence[Example], list[tuple[str, str]]]:
+    """The texts of each source by name, the windows of the held-out texts, and warnings."""
     to_tokens = TextBorder(windows)
     files = [_file(settings, context, source.ref, to_tokens) for source in settings.sources]
     corpora: dict[str, Stored] = {}
@@ -89,10 +92,11 @@ def _read(settings: TrainPretrain, context: Context, windows: "Windows") -> tupl
     held_out = Stored(files, np.concatenate(held))
     if isinstance(settings.validation, DocumentsRef):
         held_out = Stored([_file(settings, context, settings.validation, to_tokens)])
+    told = [*told_replaced(context, to_tokens), *dropped_warning(settings, context)]
     if not len(held_out):
-        return corpora, ()
+        return corpora, (), told
     vocabulary = len(windows.model.tokenizer)
-    return corpora, kept(context, "held_out", held_out, windows.length, windows.pieces(held_out), vocabulary)
+    return corpora, kept(context, "held_out", held_out, windows.length, windows.pieces(held_out), vocabulary), told
 
 
 def _file(settings: TrainPretrain, context: Context, ref: Any, border: "TextBorder") -> TokenFile:
@@ -164,10 +168,15 @@ class Windows:
 
 @dataclass(slots=True)
 class TextBorder:
-    """Turns texts into whole sequences of tokens, regardless of the window length."""
+    """Turns texts into whole sequences of tokens, regardless of the window length. `counts` counts chats whose system
+    turn the template replaces."""
 
     windows: Windows
     counts: Counter[str] = field(default_factory=Counter)
+    replaces: Callable[[Sequence[Message]], bool] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.replaces = replacing(self.model.template)
 
     @property
     def model(self) -> LoadedModel:
@@ -179,7 +188,10 @@ class TextBorder:
         return [self.windows.opening, self.windows.bos, self.windows.eos]
 
     def __call__(self, text: Text, /) -> Example | str:
-        return self.windows.unusable(text) or self.windows.whole(text)
+        found = self.windows.unusable(text) or self.windows.whole(text)
+        if isinstance(text, Chat) and self.replaces(text.messages):
+            self.counts[REPLACED] += 1
+        return found
 
 
 class Mixture:

@@ -12,8 +12,9 @@ from togi.stages.cost import Cost
 from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, BenchmarkType, summed
 
 REASONS = ("no_answer", "failed", "no_verdict", "unknown_label")
-"""The model or the baseline gave no answer; the request to the judge failed; the judge's text has none of the five
-labels, or several, or its question's other game is dropped and this one with it; it has some other label."""
+"""In this order: the model or the baseline gave no answer; the request to the judge failed; the judge's text has none
+of the five labels, or several; the label is another one. If one game of a question has no verdict, the other is dropped
+with it."""
 
 
 class Arena(BenchmarkSettings, Sampling):

@@ -1,4 +1,4 @@
-"""The interface of a benchmark.
+"""The interface of a benchmark: the settings that all have, and what an evaluation needs to know about its type.
 
 A benchmark has two files: `x.py` declares its settings, its records and its cost; `x_work.py` has
 `run(settings, room) -> Table` and may import heavy modules. One line in table.py registers it.

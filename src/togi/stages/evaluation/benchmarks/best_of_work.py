@@ -16,6 +16,7 @@ from togi.evaluate.benchmarks.reward_accuracy import Labelled, accuracy_table
 from togi.evaluate.benchmarks.table import Table
 from togi.judge.prompts import Case, JudgePrompt, load_prompt, own_prompt
 from togi.judge.reading import read_grade
+from togi.rewards.model import without_system
 from togi.stages.evaluation.benchmarks.asking_work import Asking
 from togi.stages.evaluation.benchmarks.reward_accuracy import RewardAccuracy
 from togi.stages.evaluation.benchmarks.room_work import Room
@@ -122,13 +123,20 @@ def _scores(
 ) -> dict[Answer, float | None]:
     """The score of each answer; None for one that has none."""
     if room.kind(ref) == "scorer":
-        talks = [(*prompt, *answer) for prompt, answer in answers]
-        found = room.scores(ref, [(talk[:-1], talk[-1].content) for talk in talks], f"scores-{name}")
-        scores = [None if isinstance(score, GraderError) else score for score in found]
+        scores = talk_scores(settings, room, name, ref, [(*prompt, *answer) for prompt, answer in answers])
         room.count("no_score", scores.count(None))
     else:
         scores = _grades(settings, room, name, ModelRef(ref), answers)
     return dict(zip(answers, scores, strict=True))
+
+
+def talk_scores(
+    settings: RewardAccuracy, room: Room, name: str, ref: Ref, talks: Sequence[tuple[Message, ...]]
+) -> list[float | None]:
+    """A reward model's score of the last turn of each conversation; None for one that cannot be scored."""
+    shown = without_system if settings.system == "drop" else tuple
+    found = room.scores(ref, [(shown(talk[:-1]), talk[-1].content) for talk in talks], f"scores-{name}")
+    return [None if isinstance(score, GraderError) else score for score in found]
 
 
 def _grades(

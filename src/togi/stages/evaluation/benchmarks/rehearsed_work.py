@@ -1,7 +1,7 @@
 """Shared by the rehearsals of benchmarks: what `togi check` does of each.
 
 A benchmark's `rehearse(settings, room)` reads its questions, renders what it would ask, and raises the errors that
-`run` would raise before it asks; its `preflight(settings)`, if there is one, reads files that need no questions.
+`run` would raise before it asks. Its `preflight(settings)`, if there is one, reads files that need no questions.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

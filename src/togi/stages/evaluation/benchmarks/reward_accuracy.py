@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from togi.core.records import Pair, Record
 from togi.core.settings import PairsRef, RecipePath, Ref, ScorerRef, refs_of
+from togi.rewards.settings import SystemTurns
 from togi.stages.bounds import TURN, ask_scores, prompt_size, read, turns_size, whole
 from togi.stages.cost import Cost, count
 from togi.stages.evaluation.benchmarks.base import Asked, BenchmarkSettings, BenchmarkType
@@ -29,6 +30,10 @@ class RewardAccuracy(BenchmarkSettings):
         default="",
         description="column that marks pairs with a common right answer: a reward model is right if it scores that "
         "answer above all the others, as RewardBench 2 counts; a judge grades each answer alone, from 1 to 10",
+    )
+    system: SystemTurns = Field(
+        default="keep",
+        description="the prompts' system turns in what reward models read; drop: leave them out, as in the training",
     )
     language: Literal["en", "ja", "ru"] = Field(default="en", description="language of togi's own judge prompt")
     read: Literal["text", "logprobs"] = Field(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from togi.core.errors import GraderError, InputError
+from togi.core.errors import InputError
 from togi.core.files import read_object
 from togi.core.records import Message, Pair, Prompt, SamplingParams
 from togi.core.seeds import content_id, digest
@@ -36,10 +36,11 @@ CARD = {"llm-jp/llm-jp-chatbot-arena-conversations": 448, "nvidia/HelpSteer3": 2
 
 
 def run(settings: RewardAccuracy, room: Room) -> Table:
+    _check_system(settings, room)
     kept = _kept(settings, room)
     pairs = [pair for _, pair in kept]
     rows = [_labelled(settings, ref, pair) for ref, pair in kept]
-    room.note(pairs=digest([row.id for row in rows])[:16])
+    room.note(pairs=digest([row.id for row in rows])[:16], **({"system": "drop"} if settings.system == "drop" else {}))
     if settings.best_of:
         found, chance = best_of_work.run(settings, room, _joined(settings, kept, rows))
     else:
@@ -61,6 +62,7 @@ def preflight(settings: RewardAccuracy) -> None:
 
 def rehearse(settings: RewardAccuracy, room: Room) -> Iterator[Rehearsed]:
     """Yields no rows: scorers and judges read pairs in forms of their own."""
+    _check_system(settings, room)
     kept = _kept(settings, room)
     rows = [_labelled(settings, ref, pair) for ref, pair in kept]
     if settings.best_of:
@@ -70,6 +72,15 @@ def rehearse(settings: RewardAccuracy, room: Room) -> Iterator[Rehearsed]:
         for _, pair in kept:
             _question(prompt, pair, False, settings.read == "text")
     return iter(())
+
+
+def _check_system(settings: RewardAccuracy, room: Room) -> None:
+    """Raises InputError if nothing reads `system`."""
+    if settings.system == "drop" and not any(isinstance(ref, ScorerRef) for ref in room.subjects.values()):
+        raise InputError(
+            f"{room.name}: system: drop is read by reward models, and the models here are judges, which read whole "
+            "conversations; remove it"
+        )
 
 
 def _kept(settings: RewardAccuracy, room: Room) -> list[tuple[Ref, Pair]]:
@@ -130,14 +141,13 @@ def _column(ref: Ref, pair: Pair, name: str, setting: str) -> str:
 
 def _read(settings: RewardAccuracy, room: Room, name: str, ref: Ref, pairs: Sequence[Pair]) -> list[Reading]:
     if room.kind(ref) == "scorer":
-        return _scored(room, name, ref, pairs)
+        return _scored(settings, room, name, ref, pairs)
     return _judged(settings, room, name, ModelRef(ref), pairs)
 
 
-def _scored(room: Room, name: str, ref: Ref, pairs: Sequence[Pair]) -> list[Reading]:
+def _scored(settings: RewardAccuracy, room: Room, name: str, ref: Ref, pairs: Sequence[Pair]) -> list[Reading]:
     sides = [(*pair.prompt, *side) for pair in pairs for side in (pair.chosen, pair.rejected)]
-    found = room.scores(ref, [(talk[:-1], talk[-1].content) for talk in sides], f"scores-{name}")
-    scores = [None if isinstance(score, GraderError) else score for score in found]
+    scores = best_of_work.talk_scores(settings, room, name, ref, sides)
     readings = [scored(one, other) for one, other in zip(scores[::2], scores[1::2], strict=True)]
     room.count("no_score", sum(reading.credit is None for reading in readings))
     return readings

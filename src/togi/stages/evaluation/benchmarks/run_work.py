@@ -39,7 +39,7 @@ def preflight_benchmarks(settings: Evaluate) -> None:
 
 def rehearse_benchmarks(settings: Evaluate, context: Context) -> Iterator[Rehearsed]:
     """Yields the prompts of all benchmarks, as far as they are known. Raises InputError with the problems of all."""
-    wrong: list[str] = []
+    wrong: list[InputError] = []
     for each in settings.benchmarks:
         before = context.counts.get("in", 0)
         try:
@@ -47,11 +47,10 @@ def rehearse_benchmarks(settings: Evaluate, context: Context) -> Iterator[Rehear
                 each, room_of(settings, context, each)
             )
         except InputError as error:
-            told = str(error)
-            wrong.append(told if told.startswith("stage ") else f"stage {context.name}: {told}")
+            wrong.append(error if str(error).startswith("stage ") else InputError(f"stage {context.name}: {error}"))
         context.counts[f"records of {each.title}"] = context.counts.get("in", 0) - before
     if wrong:
-        raise InputError("\n".join(wrong))
+        raise wrong[0] if len(wrong) == 1 else InputError("\n".join(map(str, wrong)))
 
 
 def _judged(benchmark: BenchmarkSettings) -> bool:
