@@ -55,7 +55,7 @@ def test_units_are_called_in_the_progress_what_the_stage_says(tmp_path: Path) ->
 
 
 def test_what_holds_no_records_is_an_error_before_the_first_batch(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"stage here: \$some has no records"):
+    with pytest.raises(InputError, match=r"stage here: \$some has no records; see .* `togi show RECIPE some`"):
         context(tmp_path, []).batches(REF)
 
 
@@ -126,6 +126,25 @@ def test_records_that_are_lost_without_a_reason_are_an_alarm(tmp_path: Path, out
     assert read_json(made.folder / "summary.json")["adds_up"] is True
 
 
+@pytest.mark.parametrize(
+    ("came", "left", "told"),
+    [
+        (2, 0, "none of the 2 records that came in is left; reasons: too_short 2"),
+        (2, 1, ""),
+        (0, 0, ""),
+    ],
+)
+def test_a_stage_that_keeps_none_of_its_records_raises_an_alarm(tmp_path: Path, came: int, left: int, told: str):
+    made = context(tmp_path, prompts(2))
+    made.count_in(came)
+    for each in prompts(came)[left:]:
+        made.drop(each, "too_short")
+    made.write("prompts", prompts(left))
+    made.finish()
+    alarms = read_lines(made.folder / "alarms.jsonl")
+    assert [(alarm["name"], alarm["message"]) for alarm in alarms] == ([("nothing_left", told)] if told else [])
+
+
 def test_every_bad_row_has_a_declared_reason() -> None:
     found: list[str] = []
     for path in Path(values.__file__).parent.glob("*.py"):
@@ -141,3 +160,12 @@ def test_drops_are_made_in_one_place() -> None:
     stages = Path(values.__file__).parents[1] / "stages"
     found = [path.name for path in sorted(stages.rglob("*.py")) if ".drops +=" in path.read_text()]
     assert found == []
+
+
+def test_an_alarm_is_raised_once(tmp_path: Path) -> None:
+    made, sent = context(tmp_path, prompts(1)), []
+    made.control = Control(send=sent.append)
+    for message in ("9 of 185 dropped", "9 of 185 dropped", "4 of 45 dropped"):
+        made.alarm("not_rendered", message)
+    stored = [row["message"] for row in read_lines(made.folder / "alarms.jsonl")]
+    assert stored == [event["message"] for event in sent] == ["9 of 185 dropped", "4 of 45 dropped"]

@@ -33,7 +33,7 @@ from togi.core.records import KINDS, Drop, Provenance, Record, joined
 from togi.core.seeds import digest
 from togi.core.settings import MAIN, Ref
 from togi.core.sources import ModelSource
-from togi.stages.accounts import sources_in, unaccounted
+from togi.stages.accounts import nothing_left, sources_in, unaccounted
 from togi.stages.base import output_path
 from togi.stages.drops import DropLog
 from togi.stages.shards import SHARD_ROWS, SerialShards, ShardExecutor
@@ -103,6 +103,7 @@ class Context:
     written: dict[str, Counter[Provenance]] = field(default_factory=dict)  # by output: the number of records from each
     drops: DropLog = field(init=False)
     _descent: Descent | None = None
+    _raised: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.drops = DropLog(self.name, self.folder if self.ranks.first else None)
@@ -169,7 +170,7 @@ class Context:
         return count
 
     def _no_records(self, ref: Ref) -> InputError:
-        return InputError(f"stage {self.name}: {ref} has no records; see its drops with `togi show`")
+        return InputError(f"stage {self.name}: {ref} has no records; see its drops with `togi show RECIPE {ref.name}`")
 
     def note(self, records: Sequence[Record], ref: Ref | None = None) -> None:
         """Records the sources of records that the stage uses. `records` and `batches` do this themselves, with the
@@ -235,7 +236,10 @@ class Context:
         self.control.send(event)
 
     def alarm(self, name: str, message: str, **fields: Any) -> None:
-        """Raises an alarm for the user: it goes to the log and the report, and is stored in the stage's folder."""
+        """Raises an alarm for the user, once: in the log, in the report, and in the stage's folder."""
+        if (name, message) in self._raised:  # the trainings of a sweep read the same data
+            return
+        self._raised.add((name, message))
         alarm = {"name": name, "message": message, **fields}
         if self.ranks.first:
             append_line(self.folder / "alarms.jsonl", alarm)
@@ -363,15 +367,14 @@ class Context:
     def finish(self) -> None:
         """Writes the files for the report: counts, drops by reason, and the stage's own summary."""
         self.drops.finish()
-        found: dict[str, Any] = {"counts": self.counts, "drops": self.drop_counts()}
-        if self.adds_up:
-            found["adds_up"] = True
-            lost, what = unaccounted(self.counts, len(self.drops))
-            if lost:
-                self.alarm("records_do_not_add_up", what, value=lost, threshold=0)
-        if sources := sources_in(self.written):
-            found["sources"] = sources
-        write_json(self.folder / "summary.json", found | self.summary)
+        lost, what = unaccounted(self.counts, len(self.drops)) if self.adds_up else (0, "")
+        if lost:
+            self.alarm("records_do_not_add_up", what, value=lost, threshold=0)
+        if told := nothing_left(self.counts, len(self.drops), self.drop_reasons()):
+            self.alarm("nothing_left", told, value=0)
+        more = {"adds_up": self.adds_up, "sources": sources_in(self.written)}
+        found = {key: value for key, value in more.items() if value} | self.summary
+        write_json(self.folder / "summary.json", {"counts": self.counts, "drops": self.drop_counts(), **found})
 
 
 def _line_hash(line: dict[str, Any]) -> str:

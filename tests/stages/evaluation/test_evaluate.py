@@ -124,6 +124,26 @@ def test_every_row_is_the_mean_over_prompts_and_its_paired_difference(scored):
     assert {"distinct-1", "distinct-2", "distinct-3", "self-BLEU", "embedding dispersion"} <= rows.keys()
 
 
+def alarms(context: Context) -> list[str]:
+    return [row["name"] for row in read_lines(context.folder / "alarms.jsonl")]
+
+
+def test_answers_that_take_one_form_raise_an_alarm(scored, monkeypatch):
+    context, settings, _ = scored
+    one_form = [f"what a user can do about {word}{END}" for word in "abcdefgh"]
+    monkeypatch.setitem(ANSWERS, "$policy", one_form)
+    varied = ["in spring we plant beans outside", "a violin has four strings", "no", "rain falls on hills at night"]
+    monkeypatch.setitem(ANSWERS, "$base", [text for text in varied for _ in range(2)])
+    evaluate_work.run(settings, context)
+    assert alarms(context) == ["answers_alike"]
+
+
+def test_answers_as_varied_as_before_raise_no_alarm(scored):
+    context, settings, _ = scored
+    evaluate_work.run(settings, context)
+    assert alarms(context) == []
+
+
 def test_the_answers_that_are_shown_have_the_scores_of_the_judge(scored):
     context, settings, _ = scored
     evaluate_work.run(settings, context)

@@ -17,6 +17,7 @@ from togi.core.settings import ModelRef, ScorerRef
 from togi.evaluate.benchmarks.answers import CHARACTERS, CLOSED, LENGTH, Diversity
 from togi.evaluate.benchmarks.base import Answered, Benchmark, Compared, Subject
 from togi.evaluate.benchmarks.graded import Graded
+from togi.evaluate.diversity import ALIKE, grown_alike
 from togi.evaluate.statistics import Bootstrap
 from togi.evaluate.table import Row, rows_to_json
 from togi.rewards.base import Attempt
@@ -67,6 +68,7 @@ def compare_two(settings: Evaluate, context: Context) -> None:
     context.write("tables", [figure for table in tables for figure in table.figures()])
     context.write("tables", [figure for table in tables for figure in table.items(answered)], "items")
     context.counts = {"in": context.counts["in"], "out": len(prompts)}
+    _warn_alike(context, rows)
     context.summary["table"] = rows_to_json(rows)
     context.summary["answers"] = _examples(settings, prompts, subjects, tables)
 
@@ -129,6 +131,19 @@ def _warn_learnt(settings: Evaluate, context: Context, prompts: list[Prompt]) ->
                 value=shared / len(prompts),
                 threshold=0.0,
             )
+
+
+def _warn_alike(context: Context, rows: Sequence[Row]) -> None:
+    """Raises an alarm if the policy's answers have grown alike."""
+    if (row := grown_alike(rows)) is not None and row.base is not None and row.difference is not None:
+        context.alarm(
+            "answers_alike",
+            f"the policy's answers to different prompts resemble each other: self-BLEU rose from {row.base.mean:.1f} "
+            f"to {row.policy.mean:.1f}. The policy may have found one form that its reward likes: read its answers. "
+            "Fewer steps, a lower learning rate, `loss.beta` or a guard on `diversity` prevent it",
+            value=row.difference.low,
+            threshold=ALIKE,
+        )
 
 
 def _tell_held(settings: Evaluate, context: Context) -> None:
