@@ -26,6 +26,10 @@ the list `x`; `x[length].y` belongs to entries whose `type` is `length`.
 ABOUT_RECIPES = """\
 A recipe is one YAML file. `extends: other.yaml` builds on another recipe: maps are merged, lists are replaced, and
 `null` removes an entry. `$name` refers to a stage, a model or data. Paths are relative to the file that names them.
+
+A name, of the recipe and of its models, data and stages, begins with a Latin letter or _, then has Latin letters,
+digits, _ and -, at most 100 in all. Anchors of YAML (`&name`, `*name`, `<<`) work inside the entries; a key at the top
+that only holds anchors is refused as unknown, so put the anchor on the first entry that uses it.
 """
 TRACKERS = """\
 `track` names the tools that show metrics besides `metrics.jsonl`: one word or a list of `tensorboard`, `trackio`,

@@ -40,6 +40,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.template = "chatml"
         self._folders = 0
         tiny_model(folder / "model")
         write_records(folder / "prompts" / RECORDS_FILE, "prompts", prompts())
@@ -78,7 +79,7 @@ class Bench:
         )
 
     def source(self) -> ModelSource:
-        return ModelSource(kind="path", name=str(self.folder / "model"), template="chatml")
+        return ModelSource(kind="path", name=str(self.folder / "model"), template=self.template)
 
     def model(self) -> LoadedModel:
         return load(self.source(), self.folder / "cache")

@@ -29,7 +29,12 @@ GIVEN: dict[str, dict[str, Any]] = {  # by the type of the stage, and what it do
         **{"prompts": "$p", "models": ["$a", "$b"], "samples": 2, "batch_prompts": 2, "temperature": 1.0},
         **{"max_tokens": 9, "truncated": "keep", "system": "Be brief."},
     },
+    "respond-follow_up": {
+        **{"prompts": "$q", "models": ["$a", "$b"], "samples": 2, "batch_prompts": 4, "temperature": 1.0},
+        **{"max_tokens": 9, "truncated": "keep", "follow_up": "text"},
+    },
     "score": {"samples": "$s", "scorer": "$rm", "batch_samples": 3},
+    "score-reference": {"samples": "$k", "scorer": "$rm", "batch_samples": 3, "system": "drop", "reference": True},
     "label": {**JUDGED, "temperature": 1.0, "max_tokens": 2, "retries": 2},
     "label-graded": {**JUDGED, "method": "graded", "temperature": 1.0, "max_tokens": 2, "rounds": 2},
     "label-logprobs": {**JUDGED, "by": "logprobs", "orders": "random"},
@@ -43,7 +48,10 @@ GIVEN: dict[str, dict[str, Any]] = {  # by the type of the stage, and what it do
     "synthesize-qa": {**WRITTEN, "method": "qa", "documents": "$d", "examples": "$e", "shots": 2},
     "synthesize-grounded": {**WRITTEN, "method": "grounded", "documents": "$d", "examples": "$e", "distractors": 1},
 }
-RECORDS = {"$p": "prompts", "$s": "samples", "$t": "samples", "$q": "prompts", "$e": "prompts", "$d": "documents"}
+RECORDS = {
+    **{"$p": "prompts", "$q": "prompts", "$e": "prompts", "$d": "documents"},
+    **{"$s": "samples", "$t": "samples", "$k": "samples"},
+}
 MODELS = {"$a": "model", "$b": "model", "$j": "judge", "$c": "critic", "$w": "writer", "$rm": "rm"}
 WHAT = ("sky", "sea", "car", "hat", "bird", "door", "lake", "ink", "moon")
 SAID = {  # by the folder of a model: its seed, and what it mostly says
@@ -106,6 +114,7 @@ def write_inputs(folder: Path) -> None:
         "$p": prompts,
         "$s": [_answer(prompts[i % PROMPTS], i, "Because" + " it is" * i) for i in range(ANSWERS)],
         "$t": [_answer(prompts[i % 4], i, " so" * i) for i in range(ANSWERS + 4)],
+        "$k": [_answer(drafts[i % 4], i, "Because" + " it is" * i) for i in range(ANSWERS)],
         "$q": [*drafts, long],
         "$e": [draft for draft in drafts if draft.answer],
         "$d": [Document(id=f"d{i}", text=f"The number {i} is a number{' and so on' * i}.") for i in range(PROMPTS)],

@@ -17,7 +17,7 @@ Weighs = Callable[[dict[str, Any]], dict[str, float]]
 
 
 Reads = Callable[[list[dict[str, str]]], str]
-"""The text that a template makes of turns, for /tokenize; a stub without it has no such path."""
+"""The text that a template makes of turns, for /tokenize, or ValueError; a stub without it has no such path."""
 
 
 class Stub(ThreadingHTTPServer):
@@ -72,7 +72,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.reads is None:
             self._send(404, {"detail": "Not Found"})
         else:
-            self._send(200, {"tokens": list(self.server.reads(body["messages"]).encode())})
+            try:
+                self._send(200, {"tokens": list(self.server.reads(body["messages"]).encode())})
+            except ValueError as wrong:
+                self._send(400, {"error": {"message": str(wrong)}})
 
     def _welcome(self) -> bool:
         welcome = self.headers.get("authorization") == f"Bearer {KEY}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from togi.core.errors import GraderError, InputError
 from togi.core.records import Message
-from togi.core.sources import HUB_ID, PACKAGE, ModelSource
+from togi.core.sources import HUB_ID, PACKAGE, ModelSource, missing_path
 from togi.model.forest import Forest, plant
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
@@ -113,7 +113,7 @@ def _source(name: str | Path, template: str | None, revision: str) -> ModelSourc
     text = str(name)
     if text.startswith(PACKAGE) and not Path(text).exists():
         return ModelSource(kind="package", name=text.removeprefix(PACKAGE), template=template)
-    if Path(text).exists() or not (HUB_ID.fullmatch(text) or _is_package(text)):
+    if Path(text).exists() or missing_path(text) or not (HUB_ID.fullmatch(text) or _is_package(text)):
         return ModelSource(kind="path", name=str(Path(text).resolve()), template=template)
     if HUB_ID.fullmatch(text):
         return ModelSource(kind="hub", name=text, revision=revision, template=template)

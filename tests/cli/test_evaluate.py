@@ -67,7 +67,7 @@ def test_what_cannot_be_written_and_who_judged_itself_are_said(tmp_path, capsys)
     assert "m judged 2 games of its own" in out.out and "dropped: 1 row, no_verdict" in out.out
     for option in ("--plot", "--save-battles"):
         code, out = told(capsys, *command, option, tmp_path / "j.jsonl" / "x")
-        assert code == 3 and "cannot be written" in out.err
+        assert code == 2 and "cannot be written" in out.err
 
 
 def test_a_wrong_file_is_one_error_that_says_where(tmp_path, capsys):

@@ -178,21 +178,35 @@ def written(*roles: str) -> Any:
     return lambda messages: "".join(turn["content"] for turn in messages if turn["role"] in roles)
 
 
+def refusing(*roles: str) -> Any:
+    """A template that refuses turns of these roles."""
+
+    def reads(messages: list[dict[str, str]]) -> str:
+        for turn in messages:
+            if turn["role"] in roles:
+                raise ValueError(f"no role {turn['role']!r}")
+        return str(messages)
+
+    return reads
+
+
 @pytest.mark.parametrize(
     ("reads", "says"),
     [
         (written("system", "documents", "user"), ""),
         (written("documents", "user"), "the server's template does not write the turn of the role system"),
         (written("system", "user"), "the server's template does not write the turn of the role documents"),
-        (lambda messages: "x", "note: the server has no /tokenize for conversations"),
-        (None, "note: the server has no /tokenize for conversations"),
+        (refusing("documents"), "the server refuses the conversation: no role 'documents'; a grounded answer needs"),
+        (refusing("documents", "user"), "note: the server's /tokenize gives no tokens of conversations"),
+        (lambda messages: "x", "note: the server's /tokenize gives no tokens of conversations"),
+        (None, "note: the server's /tokenize gives no tokens of conversations"),
     ],
 )
 def test_the_template_of_a_server_is_checked_before_it_is_asked(shell, documents, reads, says):
     with stub_server() as server:
         server.says, server.reads = scripted('{"relevant_doc_ids": [0]}', "Они тают."), reads
         ended = shell(*on(server), "--documents", documents, QUESTION)
-    refused = "the server's template" in says
+    refused = bool(says) and not says.startswith("note")
     assert ended.exit_code == (3 if refused else 0), ended.output
     assert (says in ended.stderr) if says else (ended.stderr == "")
     assert bool(server.asked) != refused

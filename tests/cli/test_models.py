@@ -6,7 +6,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from togi.cli import main
-from togi.cli.models import recommended_for
+from togi.cli.models import named_either, recommended_for
 from togi.core.sampling import Recommended
 
 LIMIT = ("--limit", "2")
@@ -44,6 +44,23 @@ def test_chat_takes_the_same_words_as_other_commands(shell):
     assert "there are: base, policy\n" in shell("chat", "tiny.yaml:nope").output
     gone = shell("chat", "nofolder", "-m", "Hi")
     assert gone.exit_code == 2 and "'nofolder' is not a model; give a model folder, RECIPE:STAGE" in gone.output
+
+
+def test_the_folder_of_a_stage_stands_for_its_model(shell):
+    asked = ("-m", "Hi", "--max-tokens", "4")
+    folder = shell("chat", "home/runs/tiny/policy", *asked)
+    assert folder.exit_code == 0 and folder.stdout == shell("chat", "tiny.yaml:policy", *asked).stdout
+    assert shell("export", "home/runs/tiny/policy", "out", "--question", "").exit_code == 0
+    ended = shell("serve", "home/runs/tiny/reward")
+    assert ended.exit_code == 2 and SCORES.format("home/runs/tiny/reward") in ended.output
+    assert named_either("home/runs/tiny/reward")[1:] == ("reward", True)
+    ended = shell("chat", "home/runs/tiny/pairs")
+    assert ended.exit_code == 2 and "pairs: it is the folder of a stage that outputs no model" in ended.output
+    Path("home/runs/tiny/policy/DONE").unlink()
+    assert "the folder of a stage that is not finished" in shell("chat", "home/runs/tiny/policy").output
+    Path("entry.yaml").write_text("extends: tiny.yaml\nmodels: {base: {path: home/runs/tiny/policy}}\n")
+    ended = shell("check", "entry.yaml")
+    assert ended.exit_code == 3 and "whose model is in" in ended.output
 
 
 def test_a_recipes_recommended_sampling_is_for_the_models_that_it_trains(shell):

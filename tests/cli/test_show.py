@@ -85,6 +85,10 @@ def test_a_verdict_says_what_was_read(tmp_path, capsys):
     print_stage(tmp_path, RECORDS_FILE, 5)
     text = capsys.readouterr().out
     assert all(f"  j on a, b: {outcome}\n" in text for outcome in outcomes)
+    figures = Verdict(id="v", outcome="winner", winner="a", probability=0.8398881798297699, **made)
+    write_records(tmp_path / RECORDS_FILE, "verdicts", [figures])
+    print_stage(tmp_path, RECORDS_FILE, 5)
+    assert "  j on a, b: winner a, probability 0.8399\n" in capsys.readouterr().out
 
 
 def test_no_records_and_no_work_yet_are_shown(tmp_path, capsys):

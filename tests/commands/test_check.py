@@ -105,6 +105,20 @@ def test_every_stage_renders_its_own_rows(recipe):
     assert text == "".join(f"<|im_start|>{role}\n{said}<|im_end|>\n" for role, said in turns)
 
 
+def test_characters_of_several_tokens_are_shown_whole(recipe):
+    answers = ("空は青いです。", "Небо голубое.", "🙂 ok")
+    rows = [{"prompt": "色は?", "completion": answer} for answer in answers]
+    (recipe.parent / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ended = CliRunner().invoke(main, ["check", str(recipe), "stages.sft.validation=null"])
+    part = ended.output.partition("stage sft")[2].partition("\nstage ")[0]
+    shown = part.replace("[", "").replace("]", "").replace("·", "")
+    assert answers[0] in shown and "色は?" in shown and "\ufffd" not in part
+    found = json.loads(CliRunner().invoke(main, ["check", str(recipe), "--json"]).output)
+    for row in found["stages"]["sft"]["shown"]:
+        text = "".join(token["text"] for side in row["sides"] for token in side)
+        assert any(answer in text for answer in answers)
+
+
 def test_what_is_too_long_is_counted_and_lengths_are_told(recipe):
     kept = found(recipe)["stages"]["sft"]
     assert kept["drops"] == {"too_long": 1} and kept["lengths"]["limit"] == 120
@@ -162,6 +176,25 @@ def test_what_could_not_be_trained_or_saved_is_refused_before_anything_is(recipe
     ended = check(recipe, "stages.sft.lora={rank: 2}")
     assert ended.exit_code == 3 and "stored in 4 bits and cannot be updated" in ended.stderr
     assert ended.stderr.count("cannot be updated") == 1  # smpo, reward and pre share this reason
+
+
+def test_an_adapter_for_layers_that_the_model_does_not_have_is_refused(recipe):
+    problem = "$base: lora.targets: no linear layer is called 'foo'; this model has q_proj, k_proj, v_proj, o_proj, "
+    sft = ["stages.sft.lora.targets=[foo, q_proj]", "stages.sft.lora.rank=2"]
+    assert [each.startswith(problem) for each in found(recipe, *sft)["problems"]] == [True]
+    reward = found(recipe, "stages.reward.lora.targets=[score, all-linear]", "stages.dpo.lora.targets=[down_proj]")
+    assert reward["problems"] == []
+    made = found(recipe, "stages.dpo.lora.targets=[c_attn]")["problems"]
+    assert [each.startswith("$sft: lora.targets: no linear layer is called 'c_attn'") for each in made] == [True]
+
+
+def test_a_stage_whose_data_cannot_be_read_is_not_said_to_wait_for_a_stage(recipe):
+    (recipe.parent / "chats.jsonl").write_text('{"prompt": "Hi"}\n')
+    (recipe.parent / "questions.jsonl").write_text("")
+    shown = found(recipe)
+    assert len(shown["problems"]) == 2
+    assert {"sft", "contrast", "curated", "scores"}.isdisjoint(shown["stages"]) and "reward" in shown["stages"]
+    assert "wait for stages" not in check(recipe).output
 
 
 def test_a_row_that_the_template_leaves_a_part_out_of_is_told_with_its_reason(recipe):
@@ -235,3 +268,53 @@ def test_a_large_data_set_is_sampled_with_its_longest_row():
     chosen = some(records, 10)
     assert [record.id for record in chosen] == ["0", "10", "20", "30", "33", "40", "50", "60", "70", "80", "90"]
     assert some(records, 100) == records
+
+
+GRADED = """\
+name: graded
+models:
+  base: {path: model, template: chatml}
+data:
+  questions: {path: questions.jsonl}
+  others: {path: others.jsonl}
+stages:
+  some: {type: select, input: $questions, count: 2}
+  policy:
+    type: train.grpo
+    init: $base
+    prompts: $some
+    validation: $others
+    steps: 1
+    prompts_per_step: 2
+    group_size: 2
+    sampling: {max_tokens: 8}
+    reward: {terms: [{type: function, file: reward.py, name: NAME, style: trl}]}
+"""
+ASKING = """\
+def right(completions, answer, **columns):
+    return [0.0] * len(completions)
+
+def graded(completions, level):
+    return [0.0] * len(completions)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "message"),
+    [
+        ("right", "", "right asks for `answer`, and none of the 4 rows has one (they have no other columns)"),
+        ("right", "answer", "right asks for `answer`, and none of the 1 validation rows"),
+        ("graded", "answer", "graded asks for `level`, and none of the 4 rows has a column of that name (the other c"),
+        ("graded", "level", ""),
+    ],
+)
+def test_a_reward_function_that_needs_what_no_row_has_is_refused(recipe, name, key, message):
+    """As by a run, but before the stage that chooses the rows has run."""
+    questions = [{"question": f"How many are {i}?", **({key: i} if key else {})} for i in range(4)]
+    others = [{"question": "And?", **({"level": 2} if key == "level" else {})}]
+    for file, rows in (("questions", questions), ("others", others)):
+        (recipe.parent / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (recipe.parent / "reward.py").write_text(ASKING)
+    recipe.write_text(GRADED.replace("NAME", name))
+    problems = found(recipe)["problems"]
+    assert len(problems) == bool(message) and all(message in each for each in problems)

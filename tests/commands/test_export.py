@@ -255,7 +255,7 @@ MISTAKES = [
         "has no adapter: a reward model has a head that its base lacks, so it is saved whole",
     ),
     (("trained", "--revision", "main"), "--revision goes with a hub's id"),
-    (("nowhere",), "is not a model; give a model folder, RECIPE:STAGE"),
+    (("nowhere",), "nowhere: there is no such file or folder"),
 ]
 
 

@@ -11,11 +11,13 @@ from click.testing import CliRunner, Result
 from tiny_run import tiny_model
 
 from togi.cli import main
+from togi.core.sources import missing_path
 
 USER = {"role": "user", "content": "Why is the sky blue?"}
 ROWS = {
     "sft": {"messages": [USER, {"role": "assistant", "content": "Because."}], "topic": "sky"},
     "dpo": {"prompt": "Why?", "chosen": "Because.", "rejected": "No."},
+    "smpo": {"prompt": "Why?", "chosen": "Because.", "rejected": "No."},
     "reward": {"prompt": "Why?", "chosen": "Because.", "rejected": "No."},
     "grpo": {"question": "What is 1 + 1?", "answer": "2"},
 }
@@ -106,6 +108,21 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(here, model, words, to
     assert not list(here.glob("*.yaml"))
 
 
+@pytest.mark.parametrize(
+    "name", ["rosw.jsonl", "data/rows.jsonl", "rows/sets.csv", "./rows", "~/no-such-rows", "sub/rows"]
+)
+def test_a_missing_file_is_not_looked_for_on_a_hub(here, model, name):
+    write_rows(here, "sft")
+    (here / "sub").mkdir()
+    ended = togi("init", "--model", model, "--data", name, "--goal", "sft")
+    assert ended.exit_code == 3 and f"--data: {name}: there is no such file or folder" in ended.output
+    assert ("; did you mean rows.jsonl?" in ended.output) == (name == "rosw.jsonl")
+    if "." not in name:
+        ended = togi("init", "--model", name, "--data", "rows.jsonl", "--goal", "sft")
+        assert ended.exit_code == 3 and f"--model: {name}: there is no such file or folder" in ended.output
+    assert missing_path("owner/name") == missing_path("owner/name.v2") == ""
+
+
 def test_nothing_is_overwritten(here, model):
     data = write_rows(here, "grpo")
     (here / "grpo_reward.py").write_text("mine")
@@ -167,6 +184,29 @@ def test_columns_of_other_names_are_named_on_the_command_line(here, model):
     assert named.exit_code == 0, named.output
     used = [row["read"] for row in json.loads(named.output)["columns"]]
     assert used == [None, "chats", "chats"] and togi("check", "sft.yaml").exit_code == 0
+
+
+def test_another_goal_is_told_where_recipes_for_it_are(here, model):
+    ended = togi("init", "--model", model, "--data", write_rows(here, "sft"), "--goal", "pretrain")
+    assert ended.exit_code == 2 and "smpo" in ended.output
+    assert "begin with a recipe of recipes/examples" in " ".join(ended.output.split())
+
+
+SPOKEN = [USER, {"role": "assistant", "content": "Because."}]
+
+
+@pytest.mark.parametrize(
+    ("row", "words", "used"),
+    [
+        (ROWS["dpo"], (), ["prompt"]),
+        ({"q": "Why?", "chosen": "Because.", "rejected": "No."}, ("--column", "prompt=q"), ["q"]),
+        ({"chosen": SPOKEN, "rejected": [USER, {"role": "assistant", "content": "No."}]}, (), ["chosen", "rejected"]),
+    ],
+)
+def test_the_sides_of_pairs_are_used_for_prompts_only_where_the_prompt_is_in_them(here, model, row, words, used):
+    data = one_row(here, row)
+    ended = togi("init", "--model", model, "--data", data, "--goal", "grpo", "--json", *words)
+    assert [each["column"] for each in json.loads(ended.output)["columns"] if each["read"]] == used
 
 
 @pytest.mark.parametrize(

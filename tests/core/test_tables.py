@@ -21,6 +21,15 @@ def test_columns_line_up_and_cells_are_text(capsys):
     assert first.index("研") == second.index("\\x1b[31mred[/]")
 
 
+def test_a_long_cell_without_a_terminal_lengthens_its_own_line_alone(capsys):
+    rows = [("a", "1.0", "first"), ("b", "x" * 300, "second\nline"), ("c" * 40, "2.0", "z" * 500)]
+    say_table(("setting", "default", "meaning"), rows)
+    head, rule, first, second, third = capsys.readouterr().out.splitlines()
+    assert first == f"{'a':<42}{'1.0':<9}first" and second == f"{'b':<42}{'x' * 300}  second line"
+    assert third == f"{'c' * 40}  {'2.0':<9}{'z' * 500}"
+    assert head == f"{'setting':<42}{'default':<9}meaning" and set(rule) == {"─"} and len(rule) < 70
+
+
 def test_a_terminal_wraps_and_colours(monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     text = rendered(table(("state", "words"), [("done", "word " * 20)]), colour=True)

@@ -296,6 +296,77 @@ def test_bad_rows_of_csv_and_parquet(tmp_path: Path) -> None:
         load_records(DataSpec(path=tmp_path / "rows.parquet"), "prompts")
 
 
+@pytest.mark.parametrize(
+    ("roles", "kind", "message"),
+    [
+        (
+            ["user", "asistant"],
+            "chats",
+            "the last turn of 'messages' has the role 'asistant' (did you mean 'assistant'?)",
+        ),
+        (
+            ["user", "judge"],
+            "chats",
+            "the last turn of 'messages' has the role 'judge'; it needs messages that end with",
+        ),
+        (["user", "assistant", "user"], "chats", "the last turn of 'messages' has the role 'user'; it needs"),
+        (["User:", "Assistant:"], "samples", "has the role 'Assistant:' (did you mean 'assistant'?)"),
+        (
+            ["usr", "assistant"],
+            "prompts",
+            "no turn of 'messages' has the role 'user', one has 'usr' (did you mean 'user'?)",
+        ),
+    ],
+)
+def test_a_role_that_keeps_a_row_from_fitting_is_named(
+    tmp_path: Path, roles: list[str], kind: str, message: str
+) -> None:
+    rows = [{"messages": [{"role": role, "content": "Hi"} for role in roles]}]
+    with pytest.raises(InputError) as error:
+        load_records(DataSpec(path=jsonl(tmp_path / "rows.jsonl", *rows)), kind)
+    assert message in str(error.value)
+
+
+def test_roles_that_were_probably_misspelt_are_noted(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": role, "content": "Hi"}, {"role": "assistant", "content": "Yes"}]}
+        for role in ("usr", "user", "usr", "curate")
+    ]
+    found = load_records(DataSpec(path=jsonl(tmp_path / "rows.jsonl", *rows)), "chats")
+    assert found.notes == ["turns with the unknown role 'usr': 2 (did you mean 'user'?)"]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_csv_of_excel_is_read_with_the_separator_of_its_header(
+    tmp_path: Path, separator: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "rows.csv"
+    lines = [("question", "answer"), ("Why, then?", f'"so{separator} there"'), ("How?", "0,5")]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(separator.join(line) for line in lines).encode())
+    found = load_records(DataSpec(path=path), "chats").records
+    assert [record.messages[0].content for record in found if isinstance(record, Chat)] == ["Why, then?", "How?"]
+    assert [record.messages[1].content for record in found if isinstance(record, Chat)] == [
+        f"so{separator} there",
+        "0,5",
+    ]
+    assert [each.getMessage().partition("read with ")[2] for each in caplog.records] == [
+        f"{'semicolons' if separator == ';' else 'tabs'} between the cells, as in its header line"
+    ]
+    path.write_text(f"question{separator}answer\na{separator}b{separator}c\n")
+    with pytest.raises(
+        InputError, match=r"rows\.csv:2: found 3 cells under 2 column names: quote cells that contain (s|t)"
+    ):
+        load_records(DataSpec(path=path), "chats")
+
+
+def test_a_csv_with_commas_or_one_column_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "rows.csv"
+    for header, line in (("a;b,text", "x,One;two"), ("text", "One;two")):
+        path.write_text(f"{header}\n{line}\n")
+        assert [record.text for record in load_records(DataSpec(path=path), "documents").records] == ["One;two"]
+    assert not caplog.records
+
+
 def test_missing_mapped_column(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"rows.jsonl:1: no column 'q' \(columns: question: q\); the row has frage"):
         load(tmp_path, "prompts", {"frage": "a"}, columns={"question": "q"})

@@ -25,7 +25,7 @@ data:
   asked: {hub: some/prompts}
 stages:
   tuned: {type: train.sft, init: $base, chats: $talks, max_length: 4096, activation_checkpointing: true}
-  policy:
+  policy: &grpo
     type: train.grpo
     init: $base
     prompts: $asked
@@ -33,16 +33,7 @@ stages:
     reward: {gates: [{type: length, min: 1}]}
     activation_checkpointing: true
     key_cache: 8
-  adapted:
-    type: train.grpo
-    init: $base
-    prompts: $asked
-    sampling: {max_tokens: 1024}
-    reward: {gates: [{type: length, min: 1}]}
-    activation_checkpointing: true
-    key_cache: 8
-    weights: bfloat16
-    lora: {rank: 16, targets: [q_proj, k_proj, v_proj, o_proj]}
+  adapted: {<<: *grpo, weights: bfloat16, lora: {rank: 16, targets: [q_proj, k_proj, v_proj, o_proj]}}
 """
 STAGES = {"tuned": "SFT, DPO", "policy": "GRPO", "adapted": "GRPO with LoRA"}
 

@@ -85,7 +85,7 @@ def untold(folder: Path) -> None:
         (remove("model.safetensors"), "no weights"),
         (pickled, "a pickle"),
         (remove("tokenizer.json", "tokenizer_config.json"), "no tokenizer"),
-        (untold, r"it has no chat template; set `template:` to one of (?!.*tokenizer).*chatml.*, or to a file: \{file: FILE"),
+        (untold, r"it has no chat template; set `template:` to one of (?!.*tokenizer).*chatml.*: \{file: FILE"),
     ],
 )
 def test_folders_that_cannot_be_used_are_refused(change, says, tmp_path):

@@ -161,7 +161,26 @@ def test_the_lock_writes_out_every_default(folder):
         ("type: synthesize", "type: [select]", r"r\.yaml:7: stages\.drafts\.type: found \['select'\]"),
         ("  some:", "  lock:", r"r\.yaml:8: stages\.lock: 'lock' is the name of a file in the run's folder"),
         ("  some:", "  ../../evil:", r"r\.yaml:8: stages\.\.\./\.\./evil: .* is not a name"),
-        ("  some:", "  my stage!:", r"r\.yaml:8: stages\.my stage!: 'my stage!' is not a name: a letter"),
+        (
+            "  some:",
+            "  my stage!:",
+            r"r\.yaml:8: stages\.my stage!: 'my stage!' is not a name: a Latin letter .* example my_stage$",
+        ),
+        (
+            "name: tiny",
+            "name: my run",
+            r"r\.yaml:1: name: 'my run' is not a name: a Latin letter .*; for example my_run$",
+        ),
+        ("name: tiny", "name: полный", r"r\.yaml:1: name: 'полный' is not a name: .*; for example my_run$"),
+        ("name: tiny", "name: ''", r"r\.yaml:1: name: '' is not a name: .*; for example my_run$"),
+        ("name: tiny", "name: lock", r"r\.yaml:1: name: 'lock' is the name of a file"),
+        ("  base:", "  Qwen3-0.6B:", r"models\.Qwen3-0\.6B: .*; for example Qwen3-0_6B"),
+        ("  seeds:", "  семена:", r"data\.семена: 'семена' is not a name: .*; for example my_data"),
+        (
+            "{path: model, ",
+            "{path: model, device: gpu, ",
+            r"base\.device: should be cpu, cuda or cuda:NUMBER, found 'gpu'$",
+        ),
         ("  some:", "  state.json:", r"stages\.state\.json: 'state\.json' is not a name"),
         ("  seeds:", "  lock:", r"r\.yaml:5: data\.lock: 'lock' is the name"),
         ("  base:", "  1st:", r"r\.yaml:3: models\.1st: '1st' is not a name"),
@@ -226,6 +245,12 @@ def test_the_lock_writes_out_every_default(folder):
             "{path: seeds.jsonl, columns: {prompt: }}",
             r"r\.yaml:5: data\.seeds\.columns\.prompt: ",
         ),
+        (
+            "{path: seeds.jsonl}",
+            "{hub: rows/seeds.jsonl}",
+            r"r\.yaml:5: data\.seeds\.hub: 'rows/seeds\.jsonl' is the name of a file, not an .*`path: rows/seeds\.js",
+        ),
+        ("{path: model, ", "{hub: some/model.txt, ", r"models\.base\.hub: 'some/model\.txt' is the name of a file"),
         ("{path: seeds.jsonl}", "{path: 5}", r"r\.yaml:5: data\.seeds\.path: expected a path, found 5"),
         ("name: tiny", "name: 5", r"r\.yaml:1: name: should be text, found 5; put it in quotes"),
         ("name: tiny", f"name: {'x' * 101}", r"r\.yaml:1: name: "),
@@ -306,11 +331,47 @@ def test_a_reference_to_nothing_is_answered_with_what_the_stage_could_refer_to(f
         graph(folder, RECIPE.replace(old, new))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "hint"),
+    [
+        (
+            "init: $base, pairs",
+            "init: $seeds, pairs",
+            r"r\.yaml:10: stages\.reward\.init: needs model, but \$seeds is a ",
+        ),
+        ("init: $base, pairs", "init: $seeds, pairs", r"a data set \(possible: \$base\)$"),
+        (
+            "scorer: $reward",
+            "scorer: $seeds",
+            r"terms\.0\.scorer: needs scorer, but \$seeds is .* \(possible: \$reward\)$",
+        ),
+        (
+            "type: terminator, bonus: 6.0}]",
+            "type: terminator}]\n"
+            "  e: {type: evaluate, models: [$base, $seeds], benchmarks: [{type: chat_health, prompts: $some}]}\n"
+            "  f:\n    type: train.grpo\n    init: $base\n    prompts: $some\n    reward:",
+            r"stages\.e\.models\.1: needs model or scorer, but \$seeds is a data set \(possible: ",
+        ),
+    ],
+)
+def test_a_data_set_where_a_model_belongs_is_refused_with_the_models_that_there_are(folder, old, new, hint):
+    assert old in RECIPE
+    with pytest.raises(RecipeError, match=hint):
+        graph(folder, RECIPE.replace(old, new, 1))
+
+
 def test_a_reference_to_nothing_of_its_kind_says_that_there_is_none(folder):
     text = RECIPE.replace("scorer: $reward", "scorer: $judge").replace("  reward: {", "  tuned: {")
     text = text.replace("type: train.reward, init", "type: train.dpo, init")
     with pytest.raises(RecipeError, match=r"called '\$judge'; the recipe has no scorer that it could refer to"):
         graph(folder, text)
+
+
+def test_all_linear_alone_is_the_list_with_it(folder):
+    sets = [graph(folder, RECIPE, f"stages.reward.lora.targets={value}") for value in ("all-linear", "[all-linear]")]
+    assert marks(sets[0]) == marks(sets[1]) != marks(graph(folder, RECIPE, "stages.reward.lora.rank=16"))
+    with pytest.raises(RecipeError, match=r"lora\.targets: should be a list, found 'q_proj'"):
+        graph(folder, RECIPE, "stages.reward.lora.targets=q_proj")
 
 
 def test_rows_are_imported_before_any_other_work(folder):

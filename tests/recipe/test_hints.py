@@ -5,10 +5,12 @@ import re
 import pytest
 
 from togi.cli.list import stage_settings
+from togi.commands.schema import recipe_schema
 from togi.core.errors import InputError, RecipeError
 from togi.recipe.foreign import ABSENT, ELSEWHERE, FOREIGN, MORE, VALUES
 from togi.recipe.graph import build
-from togi.recipe.hints import meant, outside_name
+from togi.recipe.hints import PATTERNS, meant, outside_name
+from togi.recipe.names import NAME
 from togi.recipe.schema import ModelSpec, RecipeHead, validate
 from togi.recipe.source import read_tree
 from togi.stages.table import STAGES
@@ -157,3 +159,64 @@ def test_a_hub_id_given_as_a_folder_is_told(tmp_path):
 
 def test_nothing_is_suggested_where_nothing_is_near():
     assert meant("zzz", ["alpha", "beta"]) == "" and outside_name("a b") == ""
+
+
+EVALUATES = """\
+name: a
+models:
+  base: {path: .}
+data:
+  asked: {path: r.yaml}
+stages:
+  one: {type: evaluate, models: [$base], benchmarks: [ENTRY]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("entry", "hint"),
+    [
+        ("{type: answers, questions: $asked}", "questions: unknown key; did you mean 'prompts'?"),
+        ("{type: answers, prompts: $asked, question: 1}", "question: unknown key (allowed: "),
+        ("{type: rag, prompts: $asked}", "prompts: unknown key; did you mean 'questions'?"),
+        ("{type: answers, prompts: $asked, chunk_chars: 9}", "chunk_chars: unknown key (allowed: "),
+        ("{type: answers, prompts: $asked, max_tokenz: 9}", "max_tokenz: unknown key; did you mean 'max_tokens'?"),
+    ],
+)
+def test_a_key_of_a_union_is_answered_with_the_keys_of_its_own_type(tmp_path, entry, hint):
+    (tmp_path / "r.yaml").write_text(EVALUATES.replace("ENTRY", entry))
+    with pytest.raises(RecipeError) as found:
+        validate(read_tree(tmp_path / "r.yaml"))
+    assert f"stages.one.benchmarks.0.{hint}" in str(found.value)
+    assert "documents" not in str(found.value) or "rag" in entry
+
+
+def test_the_refused_key_is_never_suggested():
+    assert meant("questions", ["questions", "seed"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "hint"),
+    [
+        (10, "found 10; for 10 rows, divide 10 by the number of rows: of 200 they are a share of 0.05"),
+        (1.0, "found 1.0"),
+        (1.5, "found 1.5"),
+        (0, "found 0; remove the key to keep nothing"),
+    ],
+)
+def test_a_number_of_rows_in_place_of_a_share_is_told(tmp_path, found, hint):
+    share = "validation: should be a share, more than 0 and less than 1, or a reference like $name"
+    assert told(tmp_path, validation=found).endswith(f"{share}, {hint}")
+    assert "write a share as a number: 0.1" in told(tmp_path, validation="10%")
+
+
+def patterns(value: object) -> set[str]:
+    """All patterns in a JSON schema."""
+    if isinstance(value, dict):
+        own = {value["pattern"]} if value.get("type") == "string" and "pattern" in value else set()
+        return own.union(*map(patterns, value.values()))
+    return set().union(*map(patterns, value)) if isinstance(value, list) else set()
+
+
+def test_every_pattern_of_a_setting_is_told_in_words():
+    """A name has its own message."""
+    assert patterns(recipe_schema()) - {NAME} == set(PATTERNS)

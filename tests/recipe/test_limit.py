@@ -98,6 +98,25 @@ def test_a_trial_on_more_rows_than_there_are_trains_no_longer_than_the_recipe(tm
     assert same == ["sft", "dpo", "pre", "more", "policy"]
 
 
+def test_a_count_that_the_command_sets_stays(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(TRAINED)
+    given = ("stages.sft.steps=40", "stages.long.epochs=3", "stages.more.steps=70", "stages.dpo.learning_rate=0.1")
+    whole = validate(read_tree(tmp_path / "r.yaml", (*given, "data.texts.limit=30")))
+    trial = limited(whole, 8)
+    found: dict[str, Any] = dict(trial.stages)
+    assert (found["sft"].steps, found["sft"].warmup_steps) == (40, 12) and found["long"].epochs == 3
+    assert (found["more"].steps, found["dpo"].steps, found["policy"].steps) == (70, 1, 8)
+    assert {name: spec.limit for name, spec in trial.data.items()} == {"chats": 8, "texts": 30, "pairs": 8}
+
+
+def test_a_count_beside_one_that_the_command_sets_is_lowered(tmp_path: Path) -> None:
+    recipe(tmp_path)
+    given = ("stages.parts.parts.train=7", "stages.lessons.count=6", "stages.tests.count=3", "stages.wide.keep=9")
+    found: dict[str, Any] = dict(limited(validate(read_tree(tmp_path / "r.yaml", given)), 8).stages)
+    assert found["parts"].parts == {"train": 7, "test": 2} and found["wide"].keep == 9
+    assert (found["lessons"].count, found["tests"].skip, found["tests"].count) == (6, 4, 3)
+
+
 def test_a_limit_counts_rows_that_fit_and_reads_no_further(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"question": "a"}\n{"nothing": 1}\n{"question": "b"}\n{"question": "c"}\nno JSON\n')

@@ -11,8 +11,18 @@ import pytest
 from report_fake_run import HOSTILE, write_run
 
 from togi.report.collect import collect
-from togi.report.html import answer_html, render_report
-from togi.report.view import IntervalView, RowView, RunView, StageView
+from togi.report.html import answer_html, marked, render_report
+from togi.report.view import (
+    AlarmView,
+    BenchmarkView,
+    CellView,
+    ColumnView,
+    IntervalView,
+    RowView,
+    RunView,
+    StageView,
+    ToldView,
+)
 
 VOID = {"meta", "link", "br", "img", "path", "circle", "input", "hr"}
 
@@ -108,6 +118,38 @@ def test_hostile_names_messages_and_halves_of_characters_stay_text():
 def test_tokens_of_a_template_are_marked_and_long_answers_cut():
     assert answer_html("a<|im_end|>") == "a<b class=tok>&lt;|im_end|&gt;</b>"
     assert str(answer_html("x" * 5000)).endswith("<i class=cut>… 1,000 more characters</i>")
+
+
+def test_words_between_backticks_are_code_and_stay_text():
+    assert marked("see `togi show R <s>`: a ` b") == "see <code>togi show R &lt;s&gt;</code>: a ` b"
+    alarm = AlarmView(name="odd", message="set `max_length`")
+    stages = [StageView(name="a", type="x", state="done", alarms=[alarm], benchmarks=[wide(9, 2)])]
+    page = render_report(RunView(name="r", state="done", stages=stages))
+    assert "set <code>max_length</code>" in page and "use <code>rounds</code>" in page
+
+
+def wide(columns: int, models: int) -> BenchmarkView:
+    """A benchmark of so many metrics and models."""
+    named = [ColumnView(name=f"metric {n}", share=n % 2 == 0, higher_is_better=True) for n in range(columns)]
+    cells = {f"model {m}": {each.name: CellView(value=0.5, low=0.25, high=0.75, n=448) for each in named}
+             for m in range(models)}  # fmt: skip
+    change = {"model 1": {"metric 3": CellView(value=0.2, low=0.125, high=0.275, n=448)}}
+    told = ToldView(title="a: b", card="c", source="s", licence="MIT", how="h", cells={"theirs": cells["model 0"]})
+    return BenchmarkView(
+        benchmark="chat_health", columns=named, cells=cells, rows=448, mark="0", baseline="model 0",
+        differences=change, notes=["use `rounds`"], published=[told],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("columns", "models", "first"), [(11, 2, "Metric"), (5, 2, "Model"), (11, 11, "Model"), (7, 2, "Metric")]
+)
+def test_a_table_of_many_metrics_has_them_as_rows(columns, models, first):
+    stages = [StageView(name="a", type="x", state="done", benchmarks=[wide(columns, models)])]
+    page = render_report(RunView(name="r", state="done", stages=stages))
+    text = " ".join(" ".join(Page(page.partition('class="board"')[2].partition("</table>")[0]).text).split())
+    assert text.startswith(f"> {first} ") and "model 1" in text and "baseline" in text and "theirs" in text
+    assert text.count("(448)") == columns * models and "+0.200 (0.125 to 0.275)" in text
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,11 @@ def test_records_add_up_where_they_must(seen: StageView, wanted: int) -> None:
     assert lost(seen) == wanted
 
 
+def test_a_source_without_a_licence_is_named_too() -> None:
+    told = licences([SourceView(dataset="a.jsonl", licence="MIT"), SourceView(dataset="b.parquet"), SAFE])
+    assert told == "a.jsonl (MIT); b.parquet (licence not stated); safe (CC-BY, for safety only, binding)"
+
+
 def test_every_stage_that_counts_has_a_step_and_the_page_names_what_binds() -> None:
     stages = [stage("drafts", None, 10), stage("good", 10, 5, True, short=3, long=1), stage("model", None, None)]
     run = RunView(name="r", state="done", stages=stages)

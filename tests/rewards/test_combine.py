@@ -218,7 +218,7 @@ def test_a_function_sees_the_answer_without_its_terminator(tmp_path):
 def test_what_a_function_raises_or_withholds_is_a_failure(tmp_path, name, message):
     grader = FunctionGrader(function=load_function(write_functions(tmp_path), name))
     reward = Reward(gates=(), terms=(Term(name=name, grader=grader),), terminator=END)
-    with pytest.raises(StageError, match=rf"{name}: {message} \(prompt p0\)"):
+    with pytest.raises(StageError, match=rf"{name}: {message}(, at \S+rewards\.py:[0-9]+)? \(prompt p0\)"):
         reward.check_failures(reward.grade(PROMPT, [closed("4")]))
 
 

@@ -1,5 +1,6 @@
 """Reward functions with a deadline: a call that does not return is a failure, and the next answer is graded."""
 
+import builtins
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 
 from togi.core.errors import GraderError, InputError, StageError
 from togi.core.records import Completion, Message, Prompt
-from togi.rewards.apart import ApartGrader
+from togi.rewards.apart import ApartGrader, check_function
 from togi.rewards.base import Attempt
 from togi.rewards.build import RewardResources, build_reward
 from togi.rewards.calls import Calls
+from togi.rewards.columns import Columns
 from togi.rewards.function import FunctionGrader, UserFunction, load_grader
 from togi.rewards.neighbours import Neighbours
 from togi.rewards.settings import RewardSettings
@@ -98,9 +100,25 @@ def test_a_call_for_all_answers_fails_for_all_of_them_and_the_next_does_not(made
     assert texts(grader([attempt("ab"), attempt("none")])) == ["4.5", None]
 
 
-def test_a_process_that_ends_is_a_failure_that_says_how(made):
+def test_a_process_that_ends_is_a_failure_that_says_how(made, file):
     found = texts(made(deadline=600.0)([attempt("dies"), attempt("asks to exit"), attempt("ab")]))
-    assert found == ["its process ended with exit code 7 (prompt p0)", "SystemExit: 1 (prompt p0)", "2.0"]
+    place = f"{file}:{1 + HANGS.splitlines().index('        raise SystemExit(1)')}"
+    asked = f"SystemExit: 1, at {place} (prompt p0)"
+    assert found == ["its process ended with exit code 7 (prompt p0)", asked, "2.0"]
+
+
+def test_the_users_traceback_of_a_failure_is_written_once(made, file, capfd):
+    made(deadline=600.0)([attempt("asks to exit"), attempt("asks to exit")])
+    written = capfd.readouterr().err
+    assert written.count("Traceback") == written.count("raise SystemExit(1)") == 1
+    assert "apart_process" not in written and "rewards/function.py" not in written
+
+
+def test_a_function_that_needs_a_column_that_no_row_has_is_refused_from_its_process(file):
+    rows = [Columns(names=("kind",), count=8)]
+    with pytest.raises(InputError, match="all_at_once asks for `level`, and none of the 8 rows has a column of that"):
+        check_function(file, "all_at_once", "trl-text", None, columns=rows)
+    check_function(file, "f", "togi", None, columns=rows)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +149,29 @@ def test_a_file_that_does_not_load_is_told_at_the_start(made, file):
     file.write_text("import os\nos._exit(7)\n")
     with pytest.raises(InputError, match="ended with exit code 7"):
         made()
+
+
+def test_a_file_that_hangs_while_it_loads_is_told_and_its_process_ends(file, capfd):
+    before = set(psutil.Process().children())
+    file.write_text("import time\n\ndef f(prompt, completion):\n    return 1.0\n\ntime.sleep(3600)\n")
+    with pytest.raises(InputError, match=r"f\.py did not load within 1 seconds; do slow work in the function"):
+        check_function(file, "f", "togi", None, loading=1.0)
+    assert set(psutil.Process().children()) == before
+    assert f'File "{file}", line 6' in capfd.readouterr().err  # the stack at the deadline
+
+
+def test_loading_may_take_longer_than_a_call(file, made):
+    file.write_text("import time\n\ndef f(prompt, completion):\n    return 1.0\n\ntime.sleep(1.0)\n")
+    assert made(deadline=0.5)([attempt("ab")]) == [1.0]
+
+
+def test_a_file_is_known_while_it_loads(file, monkeypatch):
+    seen, calls = [], Calls()
+    monkeypatch.setattr(builtins, "at_the_top", lambda: seen.append(calls.current), raising=False)
+    file.write_text("at_the_top()\n\ndef f(prompt, completion):\n    return 1.0\n")
+    load_grader(file, "f", "togi", calls)
+    (call,) = seen
+    assert (call.function, call.prompt) == ("f of f.py", "") and calls.current is None
 
 
 def test_closing_ends_the_process(made):

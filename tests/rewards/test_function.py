@@ -1,6 +1,7 @@
 """Reward functions in a user's file: imports of neighbouring files, and TRL's signature."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from togi.recipe.schema import validate
 from togi.recipe.source import read_tree
 from togi.rewards.base import Attempt
 from togi.rewards.build import RewardResources, build_reward
+from togi.rewards.columns import Columns, columns_of
 from togi.rewards.combine import Reward
-from togi.rewards.function import FunctionGrader, TrlGrader, load_function
+from togi.rewards.function import FunctionGrader, TrlGrader, load_function, load_grader
 from togi.rewards.settings import RewardSettings
 from togi.rewards.statistics import reward_statistics
 
@@ -195,7 +197,7 @@ def test_plain_texts_where_they_are_asked_for(tmp_path):
             ["it returned 1 results for 2 answers (prompt p0)", "it returned 1 results"],
         ),
         ("None", ["TypeError: 'NoneType' object is not iterable (prompt p0)", "TypeError"]),
-        ("exit(2)", ["SystemExit: 2 (prompt p0)", "SystemExit: 2 (prompt p1)"]),
+        ("exit(2)", ["SystemExit: 2, at ", "SystemExit: 2, at "]),
     ],
 )
 def test_what_a_function_of_trl_withholds_is_a_failure(tmp_path, result, grades):
@@ -255,6 +257,80 @@ def test_gates_grade_what_no_function_applies_to(tmp_path):
 def test_a_function_of_trl_that_returns_nan_has_failed(tmp_path):
     with pytest.raises(StageError, match="1 of 1 answers could not be graded"):
         totals(trl_reward(write(tmp_path, f=APPLIES), "g", "broken"), attempt(kind="sum"))
+
+
+ASKS = """
+def needs(completions, answer):
+    return [float(turns[0]["content"] == each) for turns, each in zip(completions, answer)]
+
+def may(completions, answer=("none",), level=0, **columns):
+    return [float(len(answer)) for turns in completions]
+
+def level(completions, level, *, kind):
+    return [0.0 if each is None else float(each) for each in level]
+"""
+ROWS = [Columns(names=("kind",), count=3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "needs",
+            r"f\.py: needs asks for `answer`, and none of the 3 rows has one \(the other .*`columns: \{answer: NAME\}`",
+        ),
+        ("level", r"f\.py: level asks for `level`, and none of the 3 rows has a column of that name \(the other colu"),
+    ],
+)
+def test_a_function_of_trl_that_needs_what_no_row_has_is_refused(tmp_path, name, message):
+    file = write(tmp_path, f=ASKS)
+    with pytest.raises(InputError, match=message):
+        load_grader(file, name, "trl", columns=ROWS)
+    with pytest.raises(InputError, match="none of the 2 validation rows"):
+        load_grader(file, name, "trl", columns=[Columns(names=("answer", "level", "kind"), count=9), validation()])
+    load_grader(file, name, "trl")  # nothing is known of the rows
+
+
+def validation() -> Columns:
+    return Columns(names=(), count=2, rows="validation rows")
+
+
+def test_rows_without_a_column_that_others_have_give_none(tmp_path):
+    rows = [columns_of([attempt(level=2, kind="sum").prompt, attempt().prompt])]
+    assert rows == [Columns(names=("level", "kind", "answer"), count=2)]
+    grader = load_grader(write(tmp_path, f=ASKS), "level", "trl", columns=rows)
+    assert [grader([attempt(level=2)]), grader([attempt()])] == [[2.0], [0.0]]
+
+
+def test_a_column_that_no_row_has_leaves_the_default(tmp_path):
+    file = write(tmp_path, f=ASKS)
+    one = attempt()
+    bare = Attempt(prompt=replace(one.prompt, answer=None), completion=one.completion, answer="four")
+    assert load_grader(file, "may", "trl", columns=ROWS)([bare, bare, bare]) == [1.0] * 3
+    assert load_grader(file, "may", "trl", columns=[columns_of([one.prompt])])([one, bare]) == [2.0] * 2
+
+
+DEEP = """from helper import half
+
+def f(prompt, completion):
+    return sorted([2, half(completion.text)], key=lambda each: each / 0)
+"""
+
+
+def test_a_failure_says_where_in_the_users_files_it_arose(tmp_path, capfd):
+    file = write(tmp_path, f=DEEP, helper="def half(text):\n    if text == 'bad':\n        int(text)\n    return 1\n")
+    deep, here = graded(file, attempt("bad"), attempt("good"))
+    assert deep == f"ValueError: invalid literal for int() with base 10: 'bad', at {tmp_path}/helper.py:3 (prompt p0)"
+    assert here == f"ZeroDivisionError: division by zero, at {file}:4 (prompt p0)"
+    traces = capfd.readouterr().err
+    assert traces.count("Traceback") == 2 and f'File "{file}", line 4, in f' in traces and "strangers" not in traces
+
+
+def test_a_file_that_does_not_load_says_the_line(tmp_path, capfd):
+    file = write(tmp_path, f="import os\nos.environ['NOT_SET_ANYWHERE']\n")
+    with pytest.raises(InputError, match=r"does not load: KeyError: 'NOT_SET_ANYWHERE', at \S+/f\.py:2$"):
+        load_function(file, "f")
+    assert capfd.readouterr().err == ""
 
 
 def test_a_function_of_trl_that_is_not_said_to_be_one(tmp_path):

@@ -135,6 +135,19 @@ def test_an_echoed_prompt_has_the_log_probabilities_of_the_plain_computation(mod
     assert written.logprobs.text_offset[len(ids)] == len(model.text)
 
 
+@pytest.mark.parametrize("temperature", [0, 0.8])
+@pytest.mark.parametrize(("max_tokens", "top"), [(0, 2), (2, 2), (2, 0)])
+@pytest.mark.parametrize("text", ["a", "ab"])
+def test_an_echo_has_the_top_tokens_of_all_but_the_first_token(url, text, max_tokens, top, temperature):
+    body = {"model": "tiny", "prompt": text, "max_tokens": max_tokens, "temperature": temperature, "logprobs": top}
+    found = ask(f"{url}/v1/completions", body | {"echo": True}, authorization="Bearer secret")[1]["choices"][0]
+    tokens, tops = found["logprobs"]["tokens"], found["logprobs"]["top_logprobs"]
+    if top:
+        assert tops[0] is None and all(tops[1:]) and len(tops) == len(tokens) == len(text) + max_tokens
+    else:
+        assert tops is None
+
+
 def test_of_two_models_each_answers_under_its_name(model, engine):
     def speaker(engine: Sampler) -> Speaker:
         return Speaker(engine=engine, tokenizer=model.tokenizer, template=model.template)

@@ -9,9 +9,9 @@ from togi.stages.bounds import (
     REQUEST,
     TURN,
     ask_scores,
+    document_part_sizes,
     largest,
     last_turns,
-    part_sizes,
     prompt_size,
     read,
     shown,
@@ -77,9 +77,11 @@ def test_what_is_not_written_yet_counts_with_its_limit_and_what_is_elsewhere_as_
 
 def test_parts_of_a_document_are_as_long_as_they_may_be():
     text = Document(id="d", text="a" * 25, extra={"title": "T!"})
-    assert part_sizes(text, 10, every=True) == [12, 12, 7] and part_sizes(text, 10, every=False) == [12]
-    assert part_sizes(Document(id="d", text="日本" * 4), 5, every=True) == [15, 9]
-    assert part_sizes(Document(id="d", text=""), 5, every=True) == []
+    assert document_part_sizes(text, 10, every=True) == [12, 12, 7] and document_part_sizes(text, 10, every=False) == [
+        12
+    ]
+    assert document_part_sizes(Document(id="d", text="日本" * 4), 5, every=True) == [15, 9]
+    assert document_part_sizes(Document(id="d", text=""), 5, every=True) == []
 
 
 def test_comments_and_tags_of_a_prompt_file_are_not_read(tmp_path):

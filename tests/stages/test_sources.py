@@ -151,3 +151,12 @@ def test_a_model_of_togi_says_what_it_was_trained_from(tmp_path: Path) -> None:
 def test_validation_is_no_ingredient() -> None:
     settings = TrainSft.model_validate({"init": "$base", "chats": "$some", "validation": "$bench"})
     assert ingredients(settings) == ["$base", "$some"]
+
+
+def test_a_source_without_a_licence_is_in_the_summary(tmp_path: Path) -> None:
+    plain = Provenance(dataset="plain")
+    here = context(tmp_path, [prompt("a", FREE), prompt("b", plain)])
+    here.write("prompts", here.records(REF))
+    here.finish()
+    shown = read_json(here.folder / "summary.json")["sources"]
+    assert [(row["dataset"], row["licence"]) for row in shown] == [("free", "CC0"), ("plain", "")]

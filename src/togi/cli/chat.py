@@ -1,4 +1,4 @@
-"""`togi chat`."""
+"""`togi chat`: talks to a model that a recipe trained or declares."""
 
 import importlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`togi check`."""
+"""`togi check`: reports every error that a run would hit before it loads weights."""
 
 import importlib
 import sys
@@ -16,13 +16,14 @@ from togi.cli.planned import costs
 from togi.core import hub
 from togi.core.errors import InputError
 from togi.core.library_log import library_warnings_kept
-from togi.core.settings import Ref, references
+from togi.core.settings import Ref
 from togi.core.sources import ModelSource
 from togi.core.terminal import say
 from togi.data.presets import gated
 from togi.model.inspect import located
 from togi.recipe.graph import Graph, unpinned
 from togi.recipe.model_services import services_of
+from togi.recipe.references import used
 from togi.recipe.schema import Recipe
 from togi.recipe.store import home, is_done, store_folder
 from togi.recipe.terms import notes as notes_on
@@ -41,9 +42,10 @@ def command(recipe: Path, overrides: tuple[str, ...], limit: int | None, offline
     """Preflight: keys, files, models, templates; show samples token by token.
 
     Reads every row of the data and renders each stage's rows with its own model, template, system prompt, limits and
-    mask. Shows the first, the longest and a random row, with the tokens that carry loss in brackets, and the
-    distribution of lengths. Asks each model server for a few tokens. Compares the sizes that a recipe states (shape)
-    with the models. Reports every error that a run would hit before it loads weights. Loads no weights.
+    mask. Shows the first, the longest and a random row, with the tokens that carry loss in brackets (tokens that only
+    together make a character are shown together), and the distribution of lengths. Asks each model server for a few
+    tokens. Compares the sizes that a recipe states (shape) with the models. Reports every error that a run would hit
+    before it loads weights. Loads no weights.
     """
     graph = load_graph(recipe, overrides, limit)  # reports a misspelt key before anything heavy is imported
     check_trackers(graph.recipe.track)
@@ -90,9 +92,8 @@ def _shaped(graph: Graph) -> dict[str, tuple[ModelSource, str]]:
 
 def _unused(recipe: Recipe) -> list[str]:
     """A note on each model and data set that no stage refers to: nothing of it is checked."""
-    used = {ref.name for settings in recipe.stages.values() for _, ref in references(settings)}
-    declared = {"models": recipe.models, "data": recipe.data}
-    found = [f"{section}.{name}" for section, entries in declared.items() for name in entries if name not in used]
+    referred, declared = used(recipe), {"models": recipe.models, "data": recipe.data}
+    found = [f"{section}.{name}" for section, entries in declared.items() for name in entries if name not in referred]
     return [f"{each}: no stage uses it, so it was not checked" for each in found]
 
 
@@ -219,6 +220,8 @@ def _print_tokens(tokens: Any) -> None:
 def _token(token: Any) -> str:
     if isinstance(token, int):
         return f"\n… {token:,} tokens …\n"
+    if not token.text:  # a part of a character, which is with the token before
+        return ""
     return f"[{token.text}]" if token.scored else f"{token.text}·"
 
 

@@ -1,4 +1,4 @@
-"""`togi clean`."""
+"""`togi clean`: removes stored work that no run refers to."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`togi compare`."""
+"""`togi compare`: compares two models, or two runs, question by question."""
 
 import importlib
 from pathlib import Path
@@ -42,9 +42,9 @@ def command(
     measured are compared, for models with the same name or for their only models. With a BENCHMARK, A and B are models,
     and both are measured first; models and benchmarks are named as for `togi evaluate`.
 
-    Each difference is B minus A on their common questions, with a paired bootstrap interval, the effect size in
-    deviations (Hedges' g), McNemar's test for right and wrong answers, and the noise: the difference that asking the
-    same model twice may produce, known if questions were asked several times. Runs with different manifests are
+    Each difference is B minus A on their common questions. It has a paired bootstrap interval, the effect size in
+    deviations (Hedges' g), and McNemar's test for right and wrong answers. If questions were asked several times, it
+    also has the noise: the difference that asking the same model twice may produce. Runs with different manifests are
     compared only with --force.
     """
     work = importlib.import_module("togi.commands.compare")

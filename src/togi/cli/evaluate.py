@@ -1,4 +1,4 @@
-"""`togi evaluate`."""
+"""`togi evaluate`: measures models on benchmarks; its subcommands read stored verdicts and grades."""
 
 import importlib
 from pathlib import Path

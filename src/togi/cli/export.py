@@ -1,4 +1,4 @@
-"""`togi export`."""
+"""`togi export`: writes a model or data for other programs."""
 
 import importlib
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`togi ground`."""
+"""`togi ground`: answers a question from documents."""
 
 import importlib
 from dataclasses import replace
@@ -50,10 +50,10 @@ from togi.recipe.store import home, store_folder
 def command(model: str, question: str, documents: Path, embedder: str | None, as_json: bool, **more: Any) -> None:
     """Answer a question from documents, and name the relevant ones.
 
-    MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub's id, or URL#NAME of a server, and must be trained for
-    grounded answers: it first names the relevant documents (at temperature 0), then answers (at 0.3), under the system
-    prompt of that training. The files of a folder are split into parts; those that match the question best get the ids
-    0, 1 and so on. A JSON list of up to --most documents is shown whole and in order. --sampling and --safety-prompt
+    MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub's id, or URL#NAME of a server. It must be trained for
+    grounded answers: under the system prompt of that training it first names the relevant documents (at temperature 0),
+    then answers (at 0.3). The files of a folder are split into parts; those that match the question best get the ids 0,
+    1 and so on. A JSON list of up to --most documents is shown whole and in order. --sampling and --safety-prompt
     change only the second step; the safety prompt follows the system prompt of the training.
     """
     if not question.strip():

@@ -1,4 +1,4 @@
-"""`togi init`."""
+"""`togi init`: writes a recipe for a model, data and a goal."""
 
 import importlib
 import shlex
@@ -11,13 +11,24 @@ from togi.core.errors import RecipeError
 from togi.core.tables import say_table
 from togi.core.terminal import say
 
-GOALS = ("sft", "dpo", "reward", "grpo")
+GOALS = ("sft", "dpo", "smpo", "reward", "grpo")
+OTHERS = "For other stages, begin with a recipe of recipes/examples; `togi list` shows all stage types."
+
+
+class Goal(click.Choice[str]):
+    """A goal; the error for another word says where recipes for other stages are."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as wrong:
+            self.fail(f"{wrong.message} {OTHERS}", param, ctx)
 
 
 @click.command()
 @click.option("--model", required=True, help="A model folder, a model id on the hub, or package:NAME.")
 @click.option("--data", required=True, help="A file or folder of rows, or a data set id on the hub.")
-@click.option("--goal", type=click.Choice(GOALS), required=True, help="What to train: the method.")
+@click.option("--goal", type=Goal(GOALS), required=True, help="What to train: the method.")
 @click.option(
     "--output", type=click.Path(path_type=Path), help="The recipe to write.  [default: GOAL.yaml]", metavar="FILE"
 )

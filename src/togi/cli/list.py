@@ -1,4 +1,4 @@
-"""`togi list`."""
+"""`togi list`: lists stage types with their settings, templates, and runs."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin

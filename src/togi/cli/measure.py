@@ -1,4 +1,4 @@
-"""`togi evaluate MODEL BENCHMARK...`."""
+"""`togi evaluate MODEL BENCHMARK...`: measures models on benchmarks, outside any recipe."""
 
 import importlib
 import shlex

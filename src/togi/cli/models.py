@@ -15,7 +15,7 @@ from togi.core.outside import read_object
 from togi.core.records import KINDS
 from togi.core.sampling import Recommended
 from togi.core.settings import MAIN
-from togi.core.sources import ADAPTER_CONFIG, HUB_ID, PACKAGE, ModelSource
+from togi.core.sources import ADAPTER_CONFIG, HUB_ID, PACKAGE, ModelSource, is_model_folder, missing_path
 from togi.recipe.endpoint_spec import replayed
 from togi.recipe.graph import Graph, kinds_of, made_by, model_source
 from togi.recipe.runs import find_run, settings_of, stage_of
@@ -27,6 +27,7 @@ from togi.stages.base import MODEL_FOLDER, output_path
 log = logging.getLogger(__name__)
 
 ADAPTER_FOLDER = "output/adapter"
+SETTINGS = "settings.json"
 OUTPUTS = {"model": "a language model", "scorer": "a reward model"}
 """What a stage outputs, in words."""
 
@@ -104,11 +105,13 @@ def named_model(text: str, kind: str, *also: str) -> tuple[ModelSource, str]:
     a hub's id. Raises RecipeError for anything else."""
     recipe, _, name = text.rpartition(":")
     if os.path.isdir(text):
-        return _folder(text, (kind, *also)), Path(text).resolve().name
+        return _folder(text, (kind, *also)), Path(os.path.abspath(text)).name
     if text.startswith(PACKAGE) and name:
         return ModelSource(kind="package", name=name), name
     if recipe and os.path.isfile(recipe):
         return of_recipe(load_graph(Path(recipe)), Path(recipe), name, (), kind, *also), name
+    if missing := missing_path(text):
+        raise RecipeError(f"command line: {missing}")
     if HUB_ID.fullmatch(text):
         return ModelSource(kind="hub", name=text), text
     raise RecipeError(
@@ -254,10 +257,23 @@ def _scores(source: ModelSource) -> bool:
 
 def _folder(text: str, kinds: Sequence[str]) -> ModelSource:
     """The model in a folder. Raises RecipeError for a reward model if none of `kinds` is one."""
-    source = _in_folder(Path(text))
+    source = _in_folder(_model_folder(Path(text)))
     if "reward" not in kinds and _scores(source):
         raise RecipeError(f"{text}: it is a reward model, not {_wanted(kinds[0])}{_scoring(text)}")
     return source
+
+
+def _model_folder(folder: Path) -> Path:
+    """The folder of a model: of a stage's folder its output, and any other folder itself. Raises RecipeError for a
+    stage that is not finished or outputs no model, DamagedFile if its files have changed."""
+    if not (folder / SETTINGS).is_file() or is_model_folder(folder):
+        return folder
+    if not is_done(folder):
+        raise RecipeError(f"{folder}: it is the folder of a stage that is not finished; run it with `togi run`")
+    if not (folder / MODEL_FOLDER).is_dir():
+        raise RecipeError(f"{folder}: it is the folder of a stage that outputs no model")
+    hold_whole(folder, f"togi run RECIPE --redo {folder.name}", only=MODEL_FOLDER)
+    return folder / MODEL_FOLDER
 
 
 def _in_folder(folder: Path) -> ModelSource:

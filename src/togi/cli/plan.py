@@ -1,4 +1,4 @@
-"""`togi plan`."""
+"""`togi plan`: shows the graph, what is done, and the cost of the rest."""
 
 import importlib
 from pathlib import Path

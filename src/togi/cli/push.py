@@ -1,4 +1,4 @@
-"""`togi push`."""
+"""`togi push`: publishes an exported folder on a model hub."""
 
 import importlib
 from pathlib import Path

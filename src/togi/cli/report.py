@@ -1,4 +1,4 @@
-"""`togi report`."""
+"""`togi report`: renders a recipe's report again."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`togi run`."""
+"""`togi run`: does everything in a recipe that is not done yet."""
 
 import shlex
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from togi.cli.common import compute_option, json_option, load_graph, recipe_arguments
+from togi.cli.common import compute_option, load_graph, recipe_arguments
 from togi.core.errors import Interrupted, TogiError
 from togi.core.locks import Busy
 from togi.recipe.cluster import checked
@@ -28,7 +28,8 @@ from togi.report.formatting import compared
     "--limit",
     metavar="N",
     type=click.IntRange(1),
-    help="A trial: read N rows of each data set, and lower counts and training steps to match; stored separately.",
+    help="A trial: read N rows of each data set, and lower counts and training steps to match, except those that "
+    "KEY=VALUE sets; stored separately.",
 )
 @click.option("--threads", type=click.IntRange(0), default=0, help="Number of threads; 0: $OMP_NUM_THREADS, or all.")
 @click.option(
@@ -39,7 +40,7 @@ from togi.report.formatting import compared
 )
 @compute_option("is the recipe's, or the one that a short test finds fastest on this machine")
 @click.option("--accept-numerics", is_flag=True, help="Continue a stage that was begun under other numerics.")
-@json_option
+@click.option("--json", "as_json", is_flag=True, help="Print the events as JSON Lines, one object a line.")
 def command(recipe: Path, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Do everything in a recipe that is not done yet.
 

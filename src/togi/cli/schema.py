@@ -1,4 +1,4 @@
-"""`togi schema`."""
+"""`togi schema`: prints the JSON schema of recipes."""
 
 import importlib
 

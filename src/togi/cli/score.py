@@ -1,4 +1,4 @@
-"""`togi score`."""
+"""`togi score`: scores the answers in a file with a reward model."""
 
 import importlib
 from collections import Counter

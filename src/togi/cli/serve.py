@@ -1,4 +1,4 @@
-"""`togi serve`."""
+"""`togi serve`: serves models over HTTP."""
 
 import importlib
 import os
@@ -84,8 +84,8 @@ DEVICE = "cpu|cuda(:[0-9]+)?"
 @click.option(
     "--prefix-mib",
     type=click.FloatRange(min=0),
-    help="Memory per language model for the keys of earlier requests, in MiB: a prompt that begins like one of them, "
-    "such as the next turn of a chat, is computed from there on, which may change the last bits. 0: none.  [default: "
+    help="Memory per language model for the keys of earlier requests, in MiB. A prompt that begins like one of them, "
+    "such as the next turn of a chat, is computed from there on; this may change the last bits. 0: none.  [default: "
     "512; 0 with --updates]",
 )
 @click.option(

@@ -1,4 +1,4 @@
-"""`togi show`."""
+"""`togi show`: shows the output of a stage, or the records in, out and dropped of every stage."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -217,8 +217,8 @@ def _prompt(record: Prompt) -> str:
 
 
 def _verdict(record: Verdict) -> str:
-    said = [f"winner {record.winner}", f"score {record.score}", f"probability {record.probability}"]
-    known = ", ".join(each for each in said if not each.endswith(" None")) or record.outcome
+    read = {"winner": record.winner, "score": record.score, "probability": record.probability}
+    known = ", ".join(f"{name} {plain(value)}" for name, value in read.items() if value is not None) or record.outcome
     return f"  {record.judge} on {', '.join(record.answers)}: {known}\n  {record.text}"
 
 

@@ -1,4 +1,4 @@
-"""`togi status`."""
+"""`togi status`: shows the progress of a recipe's last run."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`togi trace`."""
+"""`togi trace`: shows the history of a record."""
 
 import importlib
 from collections.abc import Sequence

@@ -2,9 +2,9 @@
 
     POST /files (a line per request) -> POST /batches -> GET /batches/ID until it has ended -> GET /files/ID/content
 
-A batch has a row in the store from before its file is sent until its answers are stored, so a restarted run resumes
-the batch that a killed run began: it finds the batch by its id, or by the tag in its metadata if the run was killed
-before it knew the id. The cost of the whole batch is reserved before it is sent, and settled by the usage of its
+A batch has a row in the store from before its file is sent until its answers are stored. So a restarted run resumes the
+batch that a killed run began. It finds the batch by its id or, if the killed run did not know the id yet, by the tag in
+the batch's metadata. The cost of the whole batch is reserved before it is sent, and settled by the usage of its
 answers.
 """
 

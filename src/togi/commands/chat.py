@@ -22,9 +22,9 @@ SHOWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_to
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """The conversation: the user's own `system` prompt ("" for none), a `message` to answer in place of a dialogue,
-    sampling settings as `given` one by one, the name of a `preset`, what its recipe has `recommended`, and the text of
-    a `safety` prompt."""
+    """What the user wants. `system` is the user's own system prompt ("" for none), `message` a single message to answer
+    in place of a dialogue. Sampling settings are `given` one by one, by the name of a `preset`, or `recommended` by the
+    model's recipe. `safety` is the text of a safety prompt."""
 
     system: str | None = None
     message: str | None = None

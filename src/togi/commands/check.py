@@ -11,35 +11,34 @@ from typing import Any
 
 import torch
 
+from togi.commands.check_adapters import check_targets
 from togi.commands.check_answers import KnownAnswers
 from togi.commands.check_context import MOST_ROWS, Rehearsing
 from togi.commands.check_counts import most_of
+from togi.commands.check_data import DataCheck, checked_data
+from togi.commands.check_rewards import check_functions
 from togi.commands.check_rows import Lengths, Shown, Tokens, demo_of, lengths_of, shown_of
 from togi.core.errors import InputError, RecipeError
 from togi.core.hub import NotLookedUp
 from togi.core.judging import JudgeSettings
 from togi.core.record_streams import StoredRecords
-from togi.core.records import Chat, Record
+from togi.core.records import Record
 from togi.core.seeds import derive
 from togi.core.settings import MAIN, EmbedderRef, Ref, ScorerRef, parts
 from togi.core.sources import ModelSource
-from togi.data.importing import Imported
 from togi.model.encoder_scorer import check_encoder
 from togi.model.load import inspect
 from togi.recipe.hardware import Device
-from togi.rewards.function import load_function
-from togi.rewards.settings import FunctionTerm
 from togi.stages.base import StageSettings, output_path
 from togi.stages.context import Control, Resolved
 from togi.stages.judging_work import judge_prompt
 from togi.stages.models import refuse_initial
+from togi.stages.refused import with_row
 from togi.stages.rehearsal_work import Rehearsed, ServerRenders, preflight, read_weightless, rehearsal
 from togi.stages.table import STAGES, kinds_taken
 from togi.stages.training.job import TrainingJob
 from togi.stages.training.resources import refuse_training
 from togi.text.render import check_template
-
-SHOWN = 160  # characters of the first record
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,48 +106,11 @@ def _kind(ref: str) -> str:
     return "scorer" if isinstance(ref, ScorerRef) else "causal"
 
 
-def check_functions(settings: StageSettings) -> list[str]:
-    """Loads the reward functions of a stage and returns their names. Raises InputError for a missing one."""
-    terms = [part for part in parts(settings) if isinstance(part, FunctionTerm)]
-    for term in terms:
-        load_function(Path(term.file), term.name, term.style)
-    return [term.name for term in terms]
-
-
 def check_prompts(settings: StageSettings) -> None:
     """Reads the prompt files of the judges of a stage. Raises InputError for one that cannot be used."""
     for part in parts(settings):
         if isinstance(part, JudgeSettings):
             judge_prompt(part, getattr(part, "method", "graded"))
-
-
-# --- data -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class DataCheck:
-    """The number of rows that fit, those dropped and why, the first record, and notes of the import."""
-
-    kind: str
-    records: int
-    drops: dict[str, int]
-    first: str
-    notes: tuple[str, ...] = ()
-
-
-def _checked_data(kind: str, imported: Imported) -> DataCheck:
-    return DataCheck(
-        kind, len(imported.records), dict(imported.dropped), _first(imported.records), tuple(imported.notes)
-    )
-
-
-def _first(records: Sequence[Any]) -> str:
-    """The first record's text on one line, with all turns of a conversation."""
-    record = records[0]
-    turns = record.messages if isinstance(record, Chat) else ()
-    text = " / ".join(f"{turn.role}: {turn.content}" for turn in turns) or record.text
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN else f"{line[:SHOWN]} …"
 
 
 # --- stages -----------------------------------------------------------------------------------------------------------
@@ -233,16 +195,20 @@ class _Checker:
         self.unseen: dict[str, ModelSource] = {}
         self.adapters: list[str] = []  # stages whose output is only an adapter
         self.answers = KnownAnswers(self._made)
+        self.imports: list[StageSettings] = []
+        self.broken: set[object] = set()  # stages with a problem, and those that read what they would give
 
     def stage(self, stage: CheckedStage, folder: Path) -> None:
         self.progress(stage.name)
+        if not self.broken.isdisjoint(stage.inputs.values()):
+            self.broken.add(stage.name)
         try:
             if STAGES[stage.settings.type].imports:
                 self._data(stage)
                 return
             self._models(stage)
             self._trains(stage)
-            self.found.functions += check_functions(stage.settings)
+            self.found.functions += check_functions(stage.settings, lambda ref: self._reads(stage, ref))
             self._pass_on(stage)
             check_prompts(stage.settings)
             preflight(STAGES[stage.settings.type])(stage.settings)
@@ -252,13 +218,15 @@ class _Checker:
             if str(error) not in self.found.unverified:
                 self.found.unverified.append(str(error))
         except (InputError, RecipeError) as error:
-            if str(error) not in self.found.problems:
-                self.found.problems.append(str(error))
+            self.broken.add(stage.name)
+            if (told := str(with_row(error, self.imports))) not in self.found.problems:
+                self.found.problems.append(told)
 
     def _data(self, stage: CheckedStage) -> None:
         kind = STAGES[stage.settings.type]
+        self.imports.append(stage.settings)
         imported = importlib.import_module(kind.work).read(stage.settings, kinds_taken())
-        self.found.data[stage.name] = _checked_data(kind.outputs(stage.settings)[MAIN], imported)
+        self.found.data[stage.name] = checked_data(kind.outputs(stage.settings)[MAIN], imported)
         self.rows[stage.name, MAIN] = _Rows(imported.records)
 
     def _came(self, target: str, ref: str) -> _Rows:
@@ -269,6 +237,10 @@ class _Checker:
         """The records of an output, if they exist."""
         came = self.rows.get((node, output), _Rows(None))
         return None if came.stands_in else came.records
+
+    def _reads(self, stage: CheckedStage, ref: Ref) -> Sequence[Record] | None:
+        """The records that a stage reads, or those from which they are chosen, if they exist."""
+        return self._came(str(stage.inputs[ref]), ref).records
 
     def _models(self, stage: CheckedStage) -> None:
         for ref, target in stage.inputs.items():
@@ -287,6 +259,9 @@ class _Checker:
         if job is None:
             return
         settings, target = job.settings, stage.inputs[job.init]
+        known = target if isinstance(target, ModelSource) else self.sources.get(target)
+        if known is not None:
+            check_targets(settings, known, self.cache, job.init)
         if isinstance(target, ModelSource):
             refuse_initial(settings, inspect(target, self.cache, weights=False), target)
         elif target in self.adapters:
@@ -334,7 +309,8 @@ class _Checker:
         asked = ", ".join(ref for ref, target in stage.inputs.items() if _on_server(ref, target))
         context, waits, stands_in = self._context(stage, folder)
         if waits:
-            self.found.stages[stage.name] = StageCheck(kind, asks=asked) if asked else StageCheck(kind, waits=waits)
+            if asked or stage.name not in self.broken:
+                self.found.stages[stage.name] = StageCheck(kind, asks=asked, waits="" if asked else waits)
             return
         try:
             found = self._summary(stage, context, list(rehearse(stage.settings, context)), stands_in)

@@ -16,13 +16,19 @@ from togi.text.render import render_chat, render_prompt, render_text
 AROUND = 24
 """Tokens shown at both ends of a row, and on both sides of each position where the loss begins or ends."""
 
+HOLE = "\ufffd"
+"""What a tokenizer gives for a part of a character."""
+WIDEST = 8
+"""The most tokens that are decoded together for one character."""
+
 BINS = 8
 DEMO = (Message("user", "What is the capital of France?"), Message("assistant", "Paris."))
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token of a row: its text, its id, and whether it carries loss."""
+    """One token of a row: its text, its id, and whether it carries loss. Of tokens that only together make a character,
+    the first has their text, and the others have none."""
 
     text: str
     id: int
@@ -105,19 +111,41 @@ def _sides(row: Rehearsed) -> tuple[Tokens, ...]:
 
 def _tokens(side: TokenSequence, tokenizer: Any) -> Tokens:
     """The tokens at both ends and around each begin or end of the loss; numbers for the omitted ones between them."""
-
-    def token(i: int) -> Token:
-        return Token(tokenizer.decode([side.ids[i]], skip_special_tokens=False), side.ids[i], side.scored[i])
-
     size = len(side.ids)
     changes = [i for i in range(1, size) if side.scored[i] != side.scored[i - 1]]
     kept = [i for i in range(size) if any(abs(i - place) < AROUND for place in (0, *changes, size))]
-    found: list[Token | int] = []
-    for before, i in zip([-1, *kept], kept, strict=False):
-        left_out = range(before + 1, i)
-        if len(left_out) < AROUND:  # too few to omit
-            found += [token(j) for j in left_out]
+    runs: list[range] = []
+    for i in kept:
+        if runs and i - runs[-1].stop < AROUND:  # too few to omit
+            runs[-1] = range(runs[-1].start, i + 1)
         else:
-            found.append(len(left_out))
-        found.append(token(i))
+            runs.append(range(i, i + 1))
+    found: list[Token | int] = []
+    for before, run in zip([range(0), *runs], runs, strict=False):
+        found += [run.start - before.stop] if run.start > before.stop else []
+        found += _decoded(side, run, tokenizer)
     return tuple(found)
+
+
+def _decoded(side: TokenSequence, run: range, tokenizer: Any) -> list[Token]:
+    """The tokens at the places `run`."""
+    found: list[Token] = []
+    for i in run:
+        if i < run.start + len(found):  # a part of the last character
+            continue
+        text, width = _character(side, range(i, min(i + WIDEST, run.stop)), tokenizer)
+        found += [Token("" if j > i else text, side.ids[j], side.scored[j]) for j in range(i, i + width)]
+    return found
+
+
+def _character(side: TokenSequence, places: range, tokenizer: Any) -> tuple[str, int]:
+    """The text of the first token, and 1; or that of as many as make whole characters, and their number."""
+    alone = tokenizer.decode([side.ids[places.start]], skip_special_tokens=False)
+    text = alone
+    for end in range(places.start + 1, places.stop + 1):
+        if HOLE not in text:
+            return text, end - places.start
+        if end == places.stop or side.scored[end] != side.scored[places.start]:
+            break
+        text = tokenizer.decode(list(side.ids[places.start : end + 1]), skip_special_tokens=False)
+    return alone, 1

@@ -1,12 +1,12 @@
 """Text tables of stored verdicts and grades: each figure with its interval and counts, an em dash for none."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from togi.core.errors import InputError, RecipeError
+from togi.commands.new_folder import writable
+from togi.core.errors import RecipeError
 from togi.core.files import write_text
 from togi.evaluate.alpaca import Alpaca, read_alpaca
 from togi.evaluate.arena import (
@@ -72,7 +72,7 @@ def arena(sources: Sources, draw: Draw) -> Arena:
     if sources.length_control:
         rows = length_controlled(rows, lengths, find_baseline(rows, sources.baseline))
     if sources.save_battles:
-        with _writable(sources.save_battles):
+        with writable(sources.save_battles, "file"):
             write_battles(sources.save_battles, rows)
     fit = strengths
     if sources.style_control and sources.answers:
@@ -128,16 +128,8 @@ def save_plot(path: Path, found: Arena, told: Published | None = None) -> None:
         known = told.column("win rate").items()
         places += [Place(name=name, rate=one.value, low=one.low, high=one.high, told=True) for name, one in known]
     title = f"Win rate against {found.baseline}, %, with {100 * found.level:g} % intervals"
-    with _writable(path):
+    with writable(path, "file"):
         write_text(path, leaderboard(title, places))
-
-
-@contextmanager
-def _writable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def alpaca(

@@ -48,7 +48,9 @@ def export_data(records: Records, folder: Path, as_json: bool) -> None:
     names = _named([*records.files])
     without = [names[output] for output in records.files if output not in full]
     if not full:
-        raise InputError(f"stage {records.stage} has no records to export; see its drops with `togi show`")
+        raise InputError(
+            f"stage {records.stage} has no records to export; see its drops with `togi show RECIPE {records.stage}`"
+        )
     splits, sources = _splits(full, names), descent.of_records(path for _, path in full.values())
     with beside(folder) as room:
         out = room / "out"

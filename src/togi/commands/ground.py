@@ -32,8 +32,12 @@ from togi.text.render import render_prompt
 from togi.text.safety import joined
 
 CANNOT_TELL = (
-    "note: the server has no /tokenize for conversations, so it is unknown whether its template writes the system "
-    "prompt and the documents, which a grounded answer needs"
+    "note: the server's /tokenize gives no tokens of conversations, so it is unknown whether its template writes the "
+    "system prompt and the documents, which a grounded answer needs"
+)
+ANY_ROLE = (
+    "serve a model that was trained for it, or with a template that accepts any role (togi serve --template llama3, "
+    "llama3-text, vikhr-nemo)"
 )
 MOST = 6
 """Documents shown with a question, as in the data of the card."""
@@ -241,16 +245,18 @@ class There:
     client: Client
 
     def check(self, messages: Sequence[Message]) -> None:
-        """Raises InputError if the server's template leaves out the system prompt or the documents; prints a note if
-        the server cannot tell."""
-        unread = unread_roles(self.client.endpoint, messages)
+        """Raises InputError if the server's template leaves out the system prompt or the documents, or refuses them;
+        prints a note if the server cannot tell."""
+        try:
+            unread = unread_roles(self.client.endpoint, messages)
+        except InputError as refused:
+            raise InputError(f"{refused}; a grounded answer needs this conversation: {ANY_ROLE}") from None
         if unread is None:
             say(CANNOT_TELL, err=True)
         elif unread:
             raise InputError(
                 f"{self.client.endpoint.urls[0]}: the server's template does not write the turn of the role {unread[0]}"
-                ", which a grounded answer needs: serve a model that was trained for it, or with a template that "
-                "accepts any role (togi serve --template llama3, llama3-text, vikhr-nemo)"
+                f", which a grounded answer needs: {ANY_ROLE}"
             )
 
     def ask(self, messages: Sequence[Message], params: SamplingParams, show: Callable[[str], None]) -> Said:

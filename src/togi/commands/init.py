@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from togi.commands.new_folder import writable
 from togi.core.errors import InputError
 from togi.core.files import read_cache, write_text
 from togi.core.records import CALLS, TOOLS
-from togi.core.sources import HUB_ID, PACKAGE, ModelSource
+from togi.core.sources import HUB_ID, PACKAGE, ModelSource, missing_path
 from togi.data.hub import download
 from togi.data.presets import PRESETS
 from togi.data.rows import find_files, read_rows
@@ -35,14 +36,16 @@ GATHERED = {"OpenAssistant/oasst1": ("message_id", "parent_id", "role", "text", 
 """The columns in the files of presets that join several rows to one."""
 NAMED = {"chats": ("prompt", "completion"), "pairs": ("prompt", "chosen", "rejected"), "prompts": ("prompt",)}
 """The columns of each kind that a file may have under other names."""
-GOALS = {"sft": "chats", "dpo": "pairs", "reward": "pairs", "grpo": "prompts"}
+SIDES = ("chosen", "rejected")
+"""The columns of a pair; prompts are read from them only if the row has no other column for them."""
+GOALS = {"sft": "chats", "dpo": "pairs", "smpo": "pairs", "reward": "pairs", "grpo": "prompts"}
 """The kind of records that each goal needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The format of a data set by its first row: its files, each column with the kind of records that it is used for
-    ("" if it is unused) and an example, the reference answer, and the number of its rows, at most COUNTED. `special`
+    """The format of a data set by its first row. Each column has the kind of records that it is used for ("" if it is
+    unused) and an example. `reference` is the reference answer; the number of rows is counted up to COUNTED. `special`
     are the parts of turns (tools, calls, thoughts) that the first rows have and that a template must write."""
 
     files: tuple[Path, ...]
@@ -78,6 +81,8 @@ def model_entry(model: str, beside: Path) -> tuple[dict[str, str], int]:
 def _entry(name: str, beside: Path, option: str, wanted: str) -> dict[str, str]:
     if Path(name).exists():
         return {"path": os.path.relpath(name, beside)}
+    if missing := missing_path(name):
+        raise InputError(f"--{option}: {missing}")
     if HUB_ID.fullmatch(name):
         return {"hub": name}
     raise InputError(f"--{option}: found {name!r}, which does not exist; give {wanted}")
@@ -127,6 +132,8 @@ def template_note(entry: Mapping[str, str], beside: Path, special: Sequence[str]
 def look(data: str, goal: str, names: Mapping[str, str] | None = None) -> Found:
     """Reads the first row of a data set for a goal, and counts its rows. `names` are the file's names of columns, by
     togi's. Raises InputError, with the goals that fit, if the row does not fit."""
+    if not Path(data).exists() and (missing := missing_path(data)):
+        raise InputError(f"--data: {missing}")
     folder = Path(data) if Path(data).exists() else download(data, "main")[0]
     files = find_files(folder, "train")
     rows = islice((row for file in files for row in read_rows(file)), COUNTED)
@@ -138,10 +145,21 @@ def look(data: str, goal: str, names: Mapping[str, str] | None = None) -> Found:
     if isinstance(first, BadRow):
         raise InputError(f"{top.where}: {first}")
     shape = _parsed(top.where, first, goal, names or {})
-    theirs = {(names or {}).get(name, name) for name in shape.columns}
+    used = _used(_ours(first, names or {}), shape, GOALS[goal], list(names or {}))
+    theirs = {(names or {}).get(name, name) for name in used}
     columns = tuple((name, GOALS[goal] if name in theirs else "", _example(value)) for name, value in first.items())
     special = tuple(key for key in SPECIAL if any(_has(row.values, goal, names or {}, key) for row in head))
     return Found(tuple(files), columns, shape.reference, len(head) + sum(1 for _ in rows), special)
+
+
+def _used(row: Mapping[str, Any], shape: Shape, kind: str, named: Sequence[str]) -> list[str]:
+    """The columns of a row that become part of the record: without the sides of a pair that only confirm a prompt."""
+    if kind == "prompts" and any(side in shape.columns for side in SIDES):
+        rest = {name: value for name, value in row.items() if name not in SIDES}
+        alone = parse_row(rest, kind, [name for name in named if name not in SIDES])
+        if alone is not None and alone.prompt == shape.prompt:
+            return [name for name in shape.columns if name not in SIDES]
+    return list(shape.columns)
 
 
 def _has(row: Mapping[str, Any] | BadRow, goal: str, names: Mapping[str, str], key: str) -> bool:
@@ -204,19 +222,21 @@ def write_recipe(path: Path, goal: str, entries: Mapping[str, Any], longest: int
     """Writes the recipe to `path`, and for GRPO a file with a reward function next to it; returns the written paths.
     `entries` are those of the model and of the data, as `flow` writes them.
 
-    Raises InputError if one of them exists already.
+    Raises InputError if one of them exists already, RecipeError if they cannot be written there.
     """
     reward = path.with_name(f"{path.stem}_reward.py")
     targets = [path, reward] if goal == "grpo" else [path]
-    for target in targets:
-        if target.exists():
-            raise InputError(f"{target}: exists already; choose another name with --output, or remove it")
+    with writable(path, "file with --output"):
+        for target in targets:
+            if target.exists():
+                raise InputError(f"{target}: exists already; choose another name with --output, or remove it")
     name = "".join(c if (c.isalnum() and c.isascii()) or c in "_-" else "_" for c in path.stem).lstrip("-0123456789")
     top = HEAD.format(name=name or goal, records=GOALS[goal], goal=goal, **entries)
     numbers = _schedule(found.rows, EPOCHS.get(goal, 1)) | {"tests": _tests(found) if goal == "grpo" else 0}
-    write_text(path, top + STAGES[goal].format(reward=reward.name, longest=longest, **numbers))
-    if goal == "grpo":
-        write_text(reward, _reward(found.reference))
+    with writable(path, "file with --output"):
+        write_text(path, top + STAGES[goal].format(reward=reward.name, longest=longest, **numbers))
+        if goal == "grpo":
+            write_text(reward, _reward(found.reference))
     return targets
 
 
@@ -272,8 +292,8 @@ FITTED = """\
     learning_rate: {rate}
     warmup_steps: {{warmup}} # first steps, with a rising rate: a tenth of all steps, at most 10
 """
-EPOCHS = {"sft": 2, "dpo": 1, "reward": 1}
-RATES = {"sft": "2.0e-4", "dpo": "5.0e-5", "reward": "1.0e-4"}
+EPOCHS = {"sft": 2, "dpo": 1, "smpo": 1, "reward": 1}
+RATES = {"sft": "2.0e-4", "dpo": "5.0e-5", "smpo": "5.0e-5", "reward": "1.0e-4"}
 
 
 def _fitted(goal: str) -> str:
@@ -300,6 +320,16 @@ STAGES = {
     lora: {{rank: 16, alpha: 32}} # adapters alone; remove this line to train all weights, at a tenth of the rate
 """
     + _fitted("dpo"),
+    "smpo": """\
+  policy:
+    type: train.smpo
+    init: $base
+    pairs: $pairs
+    target_margin: 0.35 # of chosen over rejected answers, in nats per token; no reference model
+    chosen_sft_ratio: 0.8 # share of the chosen answers in the cross entropy
+    lora: {{rank: 16, alpha: 32}} # adapters alone; remove this line to train all weights, at a tenth of the rate
+"""
+    + _fitted("smpo"),
     "reward": """\
   scorer:
     type: train.reward

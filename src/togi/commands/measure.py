@@ -33,8 +33,8 @@ MODELS = {"model": "causal", "scorer": "reward", "embedder": "embedder"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """A model of the command line: its name, its entry under `models:`, and whether it can be a language model, a
-    reward model or both (a model that is not on this machine may be either)."""
+    """A model of the command line: its name, and its entry under `models:`. `kinds` says whether it can be a language
+    model, a reward model or both; a model that is not on this machine may be either."""
 
     name: str
     entry: Mapping[str, Any]

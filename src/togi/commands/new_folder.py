@@ -40,13 +40,14 @@ def refuse_place(folder: Path) -> None:
 
 
 @contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Raises RecipeError for a folder that the system does not allow, such as one inside a file."""
+def writable(where: Path, what: str = "folder") -> Iterator[None]:
+    """Raises RecipeError for a folder, or a file if `what` says so, that the system does not allow: one inside a file,
+    or on a disk that is read-only."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         why = error.strerror if isinstance(error, OSError) else error
-        raise RecipeError(f"command line: {folder}: cannot be written: {why or error}; name another folder") from None
+        raise RecipeError(f"command line: {where}: cannot be written: {why or error}; name another {what}") from None
 
 
 @contextmanager

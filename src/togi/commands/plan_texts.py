@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from togi.core.errors import InputError
 from togi.core.files import read_json
 from togi.core.records import Chat, Document, Figure, Match, Message, Pair, Prompt, Record, Sample, Verdict
-from togi.text.jinja import render_jinja
+from togi.text.jinja import REFUSED, render_jinja
 from togi.text.template import TEMPLATES
 from togi.text.turns import Unrendered
 
@@ -47,4 +48,7 @@ def _written(messages: Sequence[Message], template: str | None, folder: Path, *,
     settings = read_json(folder / "tokenizer_config.json")
     specials = {key: value for key, value in settings.items() if key.endswith("_token") and isinstance(value, str)}
     rows = [{"role": message.role, "content": message.content} for message in messages]
-    return render_jinja(own.read_text(encoding="utf-8"), rows, specials, generation)
+    try:
+        return render_jinja(own.read_text(encoding="utf-8"), rows, specials, generation)
+    except InputError as error:
+        raise InputError(f"{error}{REFUSED}") from None

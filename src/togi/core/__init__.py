@@ -1,0 +1,1 @@
+"""What every unit may use: records, errors, settings, files, hashes, seeds and the terminal."""

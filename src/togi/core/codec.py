@@ -67,8 +67,9 @@ def schema(kind: str) -> pa.Schema:
 def write_records(path: Path, kind: str, records: Sequence[Record]) -> None:
     """Writes records of one kind as Parquet, whole or not at all.
 
-    Raises StageError if the file cannot be written (a full disk) or a record contains a value that cannot be stored
-    (half a surrogate pair in a text, a number of over 4,300 digits), and TypeError for a record of another kind.
+    Raises StageError if the file cannot be written (a full disk), and if a record contains a value that cannot be
+    stored: half a surrogate pair in a text, a number of over 4,300 digits. Raises TypeError for a record of another
+    kind.
     """
     table = to_table(path, kind, records)
     try:

@@ -3,6 +3,7 @@
     TogiError                     exit code
       RecipeError                 2   a recipe, a key, a reference or a command line that cannot be used
       InputError                  3   data, a file or a model that cannot be used
+        RecordError               3   one record that cannot be used
         DamagedFile               3   one of togi's own files is empty, truncated or changed
       StageError                  4   a stage that cannot continue (loss not finite, no sample passes a gate, disk full)
         GraderError               4   one answer that could not be graded; a reward counts it and continues
@@ -33,6 +34,14 @@ class InputError(TogiError):
     """Data, a file or a model that its reader cannot use."""
 
     exit_code = 3
+
+
+class RecordError(InputError):
+    """A record that cannot be used; `record` is its id. Other processes see it as an InputError."""
+
+    def __init__(self, message: str, record: str) -> None:
+        super().__init__(message)
+        self.record = record
 
 
 class DamagedFile(InputError):

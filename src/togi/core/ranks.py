@@ -77,7 +77,8 @@ class Ranks:
         """This rank's parts of a step (indices rank, rank + size, ...), and whether each is idle.
 
         All ranks get the same number. If the parts do not divide evenly, the remaining ranks also get the last part, as
-        an idle one: they compute it at the same time as its owner, so that all stay in step, but it has no weight.
+        an idle one. They compute it at the same time as its owner, so that all stay in step, but there it has no
+        weight.
         """
         mine = [(part, False) for part in parts[self.rank :: self.size]]
         return [*mine, (parts[-1], True)] if 0 < len(parts) % self.size <= self.rank else mine

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -60,7 +61,32 @@ CARD = "togi.json"  # togi's metadata in the folder of a model that it saved
 ADAPTER_CONFIG = "adapter_config.json"
 PACKAGE = "package:"  # begins the name of a model in a package where a folder or a hub's id may stand too
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+FILE_NAME = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|txt|gz)$")
+"""The end of a name of a file of rows, which no id on a hub has."""
 WEIGHT_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.gguf")
+
+
+def missing_path(text: str) -> str:
+    """Why a name that does not exist is that of a missing file or folder, and no id on a hub; empty if it can be one.
+
+    It is if it ends like a file of rows, begins like a path, or begins with a folder that exists."""
+    path = Path(text).expanduser()
+    inside = len(Path(text).parts) > 1 and Path(Path(text).parts[0]).is_dir()
+    if not (FILE_NAME.search(text) or text[:1] in (".", "/", "~") or inside):
+        return ""
+    names = os.listdir(path.parent) if path.parent.is_dir() else []
+    close = get_close_matches(path.name, names, 1, cutoff=0.8)
+    hint = f"; did you mean {os.path.join(os.path.dirname(text), close[0])}?" if close else ""
+    told = f"{text}: there is no such file or folder" + ("" if path.parent.is_dir() else f" (nor {path.parent})")
+    hub = "; for the hub's, work in a folder without that one" if inside and HUB_ID.fullmatch(text) else ""
+    return told + hint + hub
+
+
+def hub_id(text: str) -> str:
+    """An id on a hub. Raises ValueError for the name of a file of rows."""
+    if FILE_NAME.search(text):
+        raise ValueError(f"{text!r} is the name of a file, not an id on a hub; write `path: {text}`")
+    return text
 
 
 def fingerprint(source: ModelSource) -> str:

@@ -21,6 +21,9 @@ UNLIMITED = 100_000  # columns if the output is not a terminal: nothing is wrapp
 GAP = 2  # columns between two cells
 LINE = 24  # columns of the longest cell that is never wrapped; longer text is prose
 LONGEST = 32  # columns of a word that prose keeps whole; longer words (paths, Japanese) may be split
+USUAL = 40
+"""Columns of the longest cell that a column without a terminal is as wide as; a longer cell makes only its own line
+longer."""
 STYLES = {
     "done": "green",
     "running": "cyan",
@@ -37,7 +40,8 @@ class Rows:
     """A table of texts for rich, as wide as the place that it is shown in.
 
     Only words move to the next line: in titles, and in cells of prose. If the columns do not fit even so, each row is a
-    block of `title: value` lines, so that no number, date or id is broken and no column is hidden.
+    block of `title: value` lines, so that no number, date or id is broken and no column is hidden. Without a terminal,
+    each row is one line.
     """
 
     def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
@@ -52,7 +56,9 @@ class Rows:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         widths = self.widths(options.max_width)
-        if widths is None:
+        if options.max_width >= UNLIMITED:
+            yield Text("\n".join(self._lines()), no_wrap=True, overflow="ignore")
+        elif widths is None:
             yield from self._blocks()
         else:
             yield self._table(widths)
@@ -91,6 +97,29 @@ class Rows:
         for row in self.rows:
             shown.add_row(*map(_styled, row))
         return shown
+
+    def _lines(self) -> Iterator[str]:
+        """The titles, a rule, and the rows, each on one line."""
+        widths = [self._usual(place) for place in range(len(self.titles))]
+        if any(self.titles):
+            yield self._line(self.titles, widths)
+            yield "─" * (sum(widths) + GAP * (len(widths) - 1))
+        for row in self.rows:
+            yield self._line(row, widths)
+
+    def _line(self, row: Sequence[str], widths: Sequence[int]) -> str:
+        cells = []
+        for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            text = " ".join(cell.splitlines())
+            space = " " * (width - cell_len(text))
+            cells.append(space + text if place in self.right else text + space)
+        return (" " * GAP).join(cells).rstrip()
+
+    def _usual(self, place: int) -> int:
+        """The width of a column without a terminal."""
+        title, *cells = self._column(place)
+        lengths = [length for cell in cells if (length := cell_len(cell)) <= USUAL or place in self.right]
+        return max([cell_len(title), *lengths])
 
     def _blocks(self) -> Iterator[Padding]:
         """The rows as blocks: the first value is on a line of its own, the others are indented. Empty cells are left

@@ -146,8 +146,8 @@ def _chosen(folder: Path, found: Sequence[Path], split: str) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """The name of a file: the split that it names as a whole (train_prefs), the words of its path that may name one,
-    and its number and total if it is a part of a split (-00001-of-00003)."""
+    """The name of a file: the split that it names as a whole (train_prefs), and the words of its path that may name
+    one. `shard` is its number and the total if it is a part of a split (-00001-of-00003)."""
 
     split: str
     words: tuple[str, ...]

@@ -78,8 +78,9 @@ def page_text(html: str) -> PageText:
 
 
 def declared_encoding(page: bytes) -> tuple[str, str]:
-    """The encoding that a page declares in its first kilobyte, as the page writes it ("" if it does not), and Python's
-    codec for it: that of the WHATWG's Encoding Standard, and UTF-8 without a declaration or for an unknown one."""
+    """The encoding that a page declares in its first kilobyte, as the page writes it ("" if it declares none), and
+    Python's codec for it. The codec is that of the WHATWG's Encoding Standard; without a declaration, or for an unknown
+    encoding, it is UTF-8."""
     found = _CHARSET.search(_COMMENT.sub(b"", page[:1024]))
     label = found[1].decode("ascii", "replace") if found else ""
     return label, CODECS.get(label.lower(), "utf-8")

@@ -14,8 +14,9 @@ from togi.core.seeds import content_id, digest
 from togi.data.hub import download
 from togi.data.labelled import Labelled, pairs_of
 from togi.data.presets import PRESETS, preset_row, spread_row
+from togi.data.roles import meant, misspelt, wrong_roles
 from togi.data.rows import Row, find_files, read_rows
-from togi.data.shapes import NEEDS, SPOKEN, Shape, fitting, parse_row
+from togi.data.shapes import CONVERSATIONS, NEEDS, SPOKEN, Shape, fitting, parse_row
 from togi.data.values import BadRow, LeftOut, absent, blank, plain
 
 STAGE = "import"
@@ -87,13 +88,33 @@ def pour_records(
     folder, source = _locate(spec)
     files = find_files(folder, spec.split, texts=kind == "documents")
     border = _Border(spec, kind, source, sink, dropped)
-    rows: Iterable[Row] = chain.from_iterable(map(read_rows, files))
-    gather = PRESETS[spec.preset].gather if spec.preset else None
-    for row in rows if gather is None else gather(rows):
+    for row in _rows(spec, files):
         if border.full:
             break
         border.take_all(row)
     return border.finish(files)
+
+
+def place_of(spec: DataSpec, kind: str, record: str) -> str:
+    """The place (file:line, or file and row) of the row that became the record with this id; empty if no row did, and
+    for pairs of labelled rows. Raises as `pour_records`."""
+    folder, source = _locate(spec)
+    found: list[str] = []
+    border = _Border(spec, kind, source, lambda made: found.append(made.id), lambda drop: None)
+    for row in _rows(spec, find_files(folder, spec.split, texts=kind == "documents")):
+        if border.full:
+            break
+        border.take_all(row)
+        if record in found:
+            return row.where
+        found.clear()
+    return ""
+
+
+def _rows(spec: DataSpec, files: Sequence[Path]) -> Iterable[Row]:
+    rows: Iterable[Row] = chain.from_iterable(map(read_rows, files))
+    gather = PRESETS[spec.preset].gather if spec.preset else None
+    return rows if gather is None else gather(rows)
 
 
 def _locate(spec: DataSpec) -> tuple[Path, Provenance]:
@@ -123,6 +144,7 @@ class _Border:
     seen: dict[bytes, int] = field(default_factory=dict)
     labelled: list[Labelled] = field(default_factory=list)
     aside: dict[str, None] = field(default_factory=dict)
+    roles: Counter[str] = field(default_factory=Counter)
     imported: Imported = field(default_factory=Imported)
 
     @property
@@ -169,6 +191,8 @@ class _Border:
             rest = f"; for {len(alone)} rows no answer to the same prompt has the other label" if alone else ""
             self.imported.notes.append(f"{len(self.labelled)} labelled rows made {len(pairs)} pairs{rest}")
         _refuse_empty(files, self.made, self.imported)
+        for role, count in self.roles.items():
+            self.imported.notes.append(f"turns with the unknown role {role!r}: {count}{meant(role)}")
         self.imported.aside.extend(self.aside)
         if self.aside:
             self.imported.notes.append(f"columns not read: {', '.join(self.aside)} (kept in extra)")
@@ -199,6 +223,7 @@ class _Border:
         name = content_id([self.kind, content], ordinal)
         self.sink(_record(self.kind, shape, name, self.source, extra))
         self.made += 1
+        self.roles.update(misspelt((*shape.prompt, *(shape.answer or ()), *(shape.chosen or ()))))
         self.seen[key] = ordinal + 1
         self.aside.update((name, None) for name, value in extra.items() if not blank(value))
 
@@ -237,7 +262,8 @@ def _misfit(spec: DataSpec, kind: str, values: Mapping[str, Any]) -> BadRow:
     filled = {**values, **dict.fromkeys(empty, "text")}
     if empty and (not fits or kind in fitting(filled, list(spec.columns))):
         return BadRow("empty_text", f"column {empty[0]!r} is empty")
-    found = f"the row has the columns {', '.join(values) or '(none)'}, which do not make {kind}; it needs {NEEDS[kind]}"
+    columns, roles = ", ".join(values) or "(none)", wrong_roles(values, CONVERSATIONS, kind)
+    found = f"the row has the columns {columns}, which do not make {kind}{roles}; it needs {NEEDS[kind]}"
     if fits:
         takers = spec.takers
         others = [f"{other} (for {', '.join(takers[other])})" if takers.get(other) else other for other in fits]

@@ -48,9 +48,9 @@ def pairs_of(ranked: Sequence[Ranked], rules: Rules) -> Iterator[Pair | Drop]:
     """The pairs of one prompt's ranked answers: each of the best with each of the worst, starting with the worst one.
 
     A prompt with fewer than best + worst answers has none (too_few), so that no answer is on both sides. A pair is
-    dropped, under the id of its rejected answer, if scores are equal (tie), if their gap or one of them misses its
-    threshold (small_gap, chosen_too_low, rejected_too_high), or if the texts differ only in case, spacing and
-    punctuation (same_text).
+    dropped if its scores are equal (tie), or if their gap or one of them misses its threshold (small_gap,
+    chosen_too_low, rejected_too_high). It is also dropped if the texts differ only in case, spacing and punctuation
+    (same_text). The drop has the id of the rejected answer.
     """
     prompt, best = ranked[0].sample.prompt, 0 if rules.reference else rules.best
     if len(ranked) < best + rules.worst:

@@ -7,10 +7,12 @@ line.
 import csv
 import gzip
 import json
+import logging
 import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -24,6 +26,8 @@ from togi.data.squad import is_squad, squad_rows
 from togi.data.values import BadRow, judged, kind_of, parse_json, parse_list, without_nulls
 
 __all__ = ["SUFFIXES", "Row", "find_files", "read_rows"]
+
+log = logging.getLogger(__name__)
 
 BATCH_ROWS = 4096
 UTF8_MARK = b"\xef\xbb\xbf"
@@ -46,7 +50,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         case ".parquet":
             return _parquet(path)
         case ".csv":
-            return _csv(path, ",")
+            return _csv(path, _separator(path))
         case ".tsv":
             return _csv(path, "\t")
         case ".txt":
@@ -167,6 +171,28 @@ def _begins_with_a_row(path: Path) -> bool:
 # --- CSV --------------------------------------------------------------------------------------------------------------
 
 
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def _separator(path: Path) -> str:
+    """The separator of a .csv file. Excel writes semicolons where a comma is the decimal sign."""
+    first = next(_lines(path), "")
+    try:
+        counts = {each: len(next(csv.reader([first], delimiter=each), [])) for each in SEPARATORS}
+    except csv.Error:
+        return ","
+    found = "," if counts[","] > 1 else max(counts, key=lambda each: counts[each])
+    if found != ",":
+        _tell(path, SEPARATORS[found])
+    return found
+
+
+@lru_cache(maxsize=64)
+def _tell(path: Path, separators: str) -> None:
+    """Logs the separator of a file, once in a process."""
+    log.warning("%s: read with %s between the cells, as in its header line", path, separators)
+
+
 def _csv(path: Path, delimiter: str) -> Iterator[Row]:
     """Cells under a header. A row's line is the one it starts on. Text that is not UTF-8 is an error, not a bad row,
     because quoting spans lines."""
@@ -182,7 +208,8 @@ def _csv(path: Path, delimiter: str) -> Iterator[Row]:
                 yield Row(f"{path}:{line}", dict(zip(header, cells, strict=True)))
             elif cells:
                 found = f"found {len(cells)} cells under {len(header)} column names"
-                yield Row(f"{path}:{line}", BadRow("wrong_cell_count", f"{found}: quote cells that contain commas"))
+                wrong = f"{found}: quote cells that contain {SEPARATORS[delimiter]}"
+                yield Row(f"{path}:{line}", BadRow("wrong_cell_count", wrong))
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: not CSV: {error}") from None

@@ -67,8 +67,8 @@ def noise_floor(
     values: Sequence[Sequence[float]], names: Sequence[str], owners: Sequence[str], level: float
 ) -> float | None:
     """The difference of two means that can arise by chance when the same questions are asked again: the half width of
-    its interval at `level`, from the spread among repeats of a question (names that end with .0, .1, or with /1, /2).
-    None without repeats."""
+    its interval at `level`. It comes from the spread among repeats of a question, whose names end with .0, .1, or with
+    /1, /2. None without repeats."""
     groups: dict[str, list[int]] = {}
     for place, (name, owner) in enumerate(zip(names, owners, strict=True)):
         if re.match(rf"{re.escape(owner)}[./]", name):

@@ -65,9 +65,9 @@ def preference(choice: Choice, swapped: bool) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """The result of a judge's log-probabilities of A and B in both orders: its preference for the first answer, by the
-    mean of that answer's probabilities in both positions (1, 0, or 0.5 if they are equal), and whether each order alone
-    names the same winner (None if one names none)."""
+    """The result of a judge's log-probabilities of A and B in both orders. `preference` is the preference for the first
+    answer, by the mean of its probabilities in both positions: 1, 0, or 0.5 if they are equal. `agree` says whether
+    each order alone names the same winner; None if one names none."""
 
     preference: float
     agree: bool | None

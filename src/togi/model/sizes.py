@@ -353,7 +353,7 @@ def layer_bytes(shape: Shape, job: Job) -> int:
 
 def _gated_rows(shape: Shape, job: Job) -> int:
     """The number of rows of width F that a dense feed-forward part keeps."""
-    if family_of(shape.family).gated != "silu":
+    if not family_of(shape.family).gated:
         return 4
     return 3 if job.rank and ("down_proj" in job.targets or "all-linear" in job.targets) else 2
 

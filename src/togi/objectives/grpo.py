@@ -86,8 +86,9 @@ class SamplerCorrection:
         return (weight_N > self.cap) | (weight_N < (self.floor or 0.0))
 
     def observed(self, old_logp_N: Tensor, batch: Batch) -> Metrics:
-        """The mismatch between sampler and trainer: mean difference in nats, KL(sampler || trainer) by the non-negative
-        estimate r - 1 - log r, the largest weight, and the share of tokens whose weight is out of bounds."""
+        """The mismatch between sampler and trainer: the mean difference in nats, the largest weight, and the share of
+        tokens whose weight is out of bounds. KL(sampler || trainer) is estimated by r - 1 - log r, which is never
+        negative."""
         difference_N = sampler_difference(old_logp_N, batch)
         weight_N = self.raw(difference_N, batch)
         return {

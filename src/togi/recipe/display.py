@@ -23,8 +23,8 @@ from togi.stages.table import STAGES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """The results of a finished run: its id, the path of its report, the command to chat with each model, the rows of
-    its before/after table, with the keys of `COLUMNS`, and what it spent on servers."""
+    """The results of a finished run: its id, the path of its report, the command to chat with each model, and what it
+    spent on servers. `rows` are those of its before/after table, with the keys of `COLUMNS`."""
 
     run: str
     report: str

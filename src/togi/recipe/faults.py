@@ -7,10 +7,12 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from togi.core.errors import StageError, TogiError
+from togi.core.errors import RecordError, StageError, TogiError
 from togi.core.extras import missing
+from togi.stages.refused import imports_behind, with_row
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SURROUNDINGS = (  # errors caused by the machine, not by the program
@@ -36,6 +38,9 @@ def told(error: BaseException, command: Mapping[str, Any]) -> TogiError | None:
             f"{where}: the disk is full ({_file(full) or 'while writing'}); finished work is saved: free some space "
             "and run the same command again"
         )
+    if isinstance(error, RecordError) and "folder" in command:
+        named = error if where in str(error) else RecordError(f"{where}: {error}", error.record)
+        return with_row(named, imports_behind(Path(command["folder"])))
     if isinstance(error, TogiError):
         return error
     if isinstance(error, ModuleNotFoundError) and (found := missing(error)) is not None:

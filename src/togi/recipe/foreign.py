@@ -93,6 +93,8 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "datasets": ("data",),
     "dataset_name": ("data",),
     "train_dataset": ("data",),
+    "questions": ("prompts",),
+    "prompts": ("questions",),
     "train_files": ("data",),
     "prompt_data": ("data",),
     # models

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 
 from togi.core.errors import InputError
 from togi.core.hashing import tree
-from togi.core.settings import PackageName, RecipePath, is_place, references, walk
+from togi.core.settings import PackageName, RecipePath, is_place, walk
 from togi.core.sources import ModelSource, lineage
+from togi.recipe.references import used
 from togi.recipe.schema import Recipe
 
 Identify = Callable[[ModelSource], str]
@@ -42,8 +43,7 @@ def _needed(
     recipe: Recipe, sources: Mapping[str, ModelSource], identify: Identify
 ) -> Iterator[tuple[tuple[Key, ...], Look]]:
     """For each model and file: its place in the recipe, and a function that raises InputError if it is missing."""
-    used = dict.fromkeys(ref.name for settings in recipe.stages.values() for _, ref in references(settings))
-    for name in used:
+    for name in used(recipe):
         if name in sources:
             yield ("models", name), partial(_look_for, sources[name], identify)
         elif name in recipe.data:

@@ -19,6 +19,19 @@ def present(values: Any, loc: tuple[Any, ...]) -> KeyPath:
     return tuple(path)
 
 
+def chosen(values: Any, loc: tuple[Any, ...]) -> KeyPath:
+    """`present`, and after each map that says its `type`, this type, if the location has it as the tag of a union."""
+    path: list[str | int] = []
+    here = values
+    for part in loc:
+        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int)):
+            here = here[part]
+            path.append(part)
+        elif isinstance(here, dict) and part == here.get("type"):
+            path.append(part)
+    return tuple(path)
+
+
 def fields_at(annotation: Any, loc: tuple[Any, ...]) -> list[str]:
     """Names of the settings that are allowed at `loc` below `annotation`."""
     return list(dict.fromkeys(name for model in models_at(annotation, loc) for name in model.model_fields))

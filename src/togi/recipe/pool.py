@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from togi.core.errors import ERRORS, WorkerDied
+from togi.core.errors import ERRORS, RecordError, WorkerDied
 from togi.stages.shards import ShardTask
 
 COMMAND = (sys.executable, "-m", "togi.recipe.shard_worker")
@@ -134,4 +134,5 @@ def unpacked(task: ShardTask, answer: dict[str, Any], node: str = "") -> dict[st
     if "value" in answer:
         return answer["value"]
     where = f"stage {task.stage}, shard {task.number}{f', on {node}' if node else ''}"
-    raise ERRORS[answer["kind"]](f"{where}: {answer['message']}")
+    message = f"{where}: {answer['message']}"
+    raise RecordError(message, answer["record"]) if "record" in answer else ERRORS[answer["kind"]](message)

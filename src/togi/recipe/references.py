@@ -11,6 +11,8 @@ from togi.stages.table import STAGES, takers
 
 ROWS = ("prompts", "pairs", "chats", "documents", "samples")
 """The kinds of records that rows under `data:` can become."""
+DATA = "a data set"
+"""The kind of rows under `data:` in a place that takes none."""
 
 
 def made_by(spec: ModelSpec) -> MadeModelRef | None:
@@ -23,6 +25,11 @@ def stage_of(recipe: Recipe, ref: Ref) -> str:
     spec = recipe.models.get(ref.name)
     made = None if spec is None else made_by(spec)
     return ref.name if made is None else made.name
+
+
+def used(recipe: Recipe) -> dict[str, None]:
+    """The names of the models, data and stages to which stages refer, in the order of the references."""
+    return dict.fromkeys(ref.name for settings in recipe.stages.values() for _, ref in references(settings))
 
 
 def kinds_of(settings: StageSettings) -> Mapping[str, str]:
@@ -67,19 +74,31 @@ def check_references(recipe: Recipe, problems: list[str]) -> None:
             found = kind_of(recipe, ref, settings)
             if found not in (*ref.kinds, UNKNOWN):
                 wanted = " or ".join(ref.kinds)
-                hint = _declared(recipe, ref) or _who_takes(found)
-                problems.append(f"{where}: {key}: needs {wanted}, but {ref} gives {found}{hint}")
+                told = f"needs {wanted}, but {ref} gives {found}{_declared(recipe, ref) or _who_takes(found)}"
+                if found == DATA:
+                    told = f"needs {wanted}, but {ref} is a data set{_possible(recipe, stage, path, ref)}"
+                problems.append(f"{where}: {key}: {told}")
 
 
 def _meant(recipe: Recipe, stage: str, path: tuple[str | int, ...], ref: Ref) -> str:
     """A hint for a reference of a stage that leads nowhere: the nearest possible one, and all of them."""
-    readers = _readers(recipe, stage)
-    fitting = [each for each in _fitting(recipe, ref) if stage_of(recipe, each) not in readers]
-    possible = [each for each in fitting if not misplaced(recipe, path, each)]
+    close = get_close_matches(ref, _references(recipe, stage, path, ref), 1)
+    return (f"; did you mean {close[0]}?" if close else "") + _possible(recipe, stage, path, ref)
+
+
+def _possible(recipe: Recipe, stage: str, path: tuple[str | int, ...], ref: Ref) -> str:
+    """All that a reference of a stage could lead to, in words."""
+    possible = _references(recipe, stage, path, ref)
     if not possible:
         return f"; the recipe has no {' or '.join(ref.kinds)} that it could refer to"
-    close = get_close_matches(ref, possible, 1)
-    return (f"; did you mean {close[0]}?" if close else "") + f" (possible: {', '.join(possible)})"
+    return f" (possible: {', '.join(possible)})"
+
+
+def _references(recipe: Recipe, stage: str, path: tuple[str | int, ...], ref: Ref) -> list[Ref]:
+    """The references that a stage could have in the place of `ref`."""
+    readers = _readers(recipe, stage)
+    fitting = [each for each in _fitting(recipe, ref) if stage_of(recipe, each) not in readers]
+    return [each for each in fitting if not misplaced(recipe, path, each)]
 
 
 def _fitting(recipe: Recipe, ref: Ref) -> list[Ref]:
@@ -138,11 +157,12 @@ def _who_takes(kind: str) -> str:
 
 
 def kind_of(recipe: Recipe, ref: Ref, reader: StageSettings | None = None) -> str:
-    """The kind of the target of `ref`, when a stage with the settings `reader` reads it."""
+    """The kind of the target of `ref`, when a stage with the settings `reader` reads it; DATA for a data set where no
+    rows belong."""
     if ref.name in recipe.models:
         return MODEL_KINDS[recipe.models[ref.name].kind]
     if ref.name in recipe.data:
         if reader is not None and ref in reader.passes:
             return next(iter(kinds_of(reader).values()))
-        return next((kind for kind in ref.kinds if kind in ROWS), "records")
+        return next((kind for kind in ref.kinds if kind in ROWS), DATA)
     return kinds_of(recipe.stages[ref.name])[ref.output]

@@ -1,8 +1,8 @@
 """Known runs: each has an id, by which it can still be found after a run with other overrides has replaced it.
 
 The folder of a recipe's last run is `runs/NAME`. When a run with another id begins there, the files that describe the
-previous one are copied to `history/ID`: its state, its recipe, its report and the list of store folders that it uses,
-so that `togi clean` keeps its results until the run is forgotten.
+previous one are copied to `history/ID`: its state, its recipe, its report and the list of store folders that it uses.
+With that list, `togi clean` keeps the results of the previous run until that run is forgotten.
 """
 
 import shutil

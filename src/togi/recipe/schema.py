@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 
 from togi.core.errors import RecipeError
-from togi.core.locks import LOCK
-from togi.core.settings import MadeModelRef, RecipePath, Settings, runtime_setting
+from togi.core.settings import HubId, MadeModelRef, RecipePath, Settings, runtime_setting
 from togi.recipe.card_texts import CardTexts
 from togi.recipe.document import KeyPath, dotted
 from togi.recipe.endpoint_spec import URL_KEYS, EndpointKeys, read_here, read_with, refuse_unread, replayed
 from togi.recipe.hardware import Device, Hardware
-from togi.recipe.hints import outside_name, shape, stage_setting, unknown_key
+from togi.recipe.hints import PATTERNS, joined, outside_name, shape, stage_setting, unknown_key
 from togi.recipe.licensed import Licensed
-from togi.recipe.places_in import fields_at, present, types_at
+from togi.recipe.names import NAME, misnamed, run_name
+from togi.recipe.places_in import chosen, fields_at, present, types_at
 from togi.recipe.source import Tree
 from togi.stages.base import StageSettings
 from togi.stages.data.importing import DataSettings
@@ -29,12 +29,11 @@ from togi.text.template import TEMPLATE_NAMES
 
 DEVICE = r"^(cpu|cuda|cuda:[0-9]+)?$"
 S = TypeVar("S", bound=Settings)
-NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$"
 MODEL_KINDS = {"causal": "model", "reward": "scorer", "embedder": "embedder"}
 """The kind of reference target for each `kind` of a `models:` entry."""
 SHOWN = 100  # characters of an invalid value
-REFERENCE = "expected a reference"  # how the message of a wrong reference begins
-RESERVED = (LOCK,)  # files in a run's folder, next to its stages; other files there have a dot in their names
+EXAMPLES = {"models": "my_model", "data": "my_data", "stages": "my_stage"}
+"""A name in each section."""
 
 
 class TemplateFile(Settings):
@@ -68,7 +67,7 @@ class ModelSpec(EndpointKeys, Licensed):
     package: str | None = Field(
         default=None, min_length=1, description="a Python package that contains the weights (GGUF)"
     )
-    hub: str | None = Field(default=None, min_length=1, description="a hub id (owner/name)")
+    hub: HubId | None = Field(default=None, min_length=1, description="a hub id (owner/name)")
     path: Annotated[MadeModelRef | RecipePath, Field(union_mode="left_to_right")] | None = Field(
         default=None, description="a model folder, or $stage: the model that a stage trained"
     )
@@ -184,7 +183,9 @@ class Recipe:
 class RecipeHead(Settings):
     """The keys at the top of a recipe."""
 
-    name: str = Field(pattern=NAME, description="the run's name: its folder under $TOGI_HOME/runs")
+    name: Annotated[str, AfterValidator(run_name)] = Field(
+        json_schema_extra={"pattern": NAME}, description="the run's name: its folder under $TOGI_HOME/runs"
+    )
     seed: int = Field(default=17, ge=0, description="seed of every stage that sets no seed itself")
     models: dict[str, Any] = Field(default_factory=dict, description="models from outside, by name")
     data: dict[str, Any] = Field(default_factory=dict, description="data from outside, by name")
@@ -216,7 +217,8 @@ def validate(tree: Tree) -> Recipe:
     seen: dict[str, str] = {}
     for section, names in members.items():
         for name in names:
-            problems += [f"{tree.where((section, name))}: {section}.{name}: {wrong}" for wrong in _misnamed(name)]
+            if wrong := misnamed(name, EXAMPLES[section]):
+                problems.append(f"{tree.where((section, name))}: {section}.{name}: {wrong}")
             if name in seen:
                 problems.append(f"{tree.where((section, name))}: {section}.{name}: {seen[name]} has this name already")
             seen[name] = section
@@ -224,15 +226,6 @@ def validate(tree: Tree) -> Recipe:
         raise RecipeError("\n".join(problems))
     good = {name: stage for name, stage in stages.items() if stage is not None}
     return Recipe(head.name, head.seed, models, data, good, tree, head.track, head.compute, head.hardware, head.card)
-
-
-def _misnamed(name: str) -> list[str]:
-    if name in RESERVED:
-        return [f"{name!r} is the name of a file in the run's folder; choose another"]
-    if not re.fullmatch(NAME, name):
-        rule = "a letter or _ first, then letters, digits, _ and -, at most 100 of them"
-        return [f"{_shown(name)} is not a name: {rule}; for example my_stage"]
-    return []
 
 
 def _members(section: str, tree: Tree, problems: list[str]) -> dict[str, dict[str, Any]]:
@@ -329,10 +322,8 @@ def _wrong(cls: type[BaseModel], values: Any, place: KeyPath, errors: list[Any])
     if "extra_forbidden" in kinds:
         comma = found is None and place and str(place[-1])[:1].isdigit()
         hint = "; in {...} a comma ends a value: a decimal number has a point" if comma else ""
-        return f"unknown key{hint}{_unknown(cls, place)}"
-    wants = dict.fromkeys(_wanted(error) for error in errors)
-    text = ", or ".join(sorted(wants, key=lambda want: want.startswith(REFERENCE)))  # the reference repeats the value
-    text = text.replace(f"or {REFERENCE}", "or a reference")
+        return f"unknown key{hint}{_unknown(cls, chosen(values, errors[0]['loc']))}"
+    text = joined([_wanted(error) for error in errors], found)
     if "value_error" in kinds and isinstance(found, str) and (said := re.search(r"a reference like .* to (\w+)", text)):
         return text if cls is ModelSpec else f"{text}{outside_name(found, said[1])}"  # it is declared there already
     if "value_error" in kinds or (isinstance(found, dict | list) and not kinds[0].endswith(("_type", "literal_error"))):
@@ -387,7 +378,7 @@ def _wanted(error: Any) -> str:
         allowed = [tag.strip("'") for tag in error["ctx"]["expected_tags"].split(", ")]
         return f"type: found {_shown(error['ctx']['tag'])}{unknown_key(error['ctx']['tag'], allowed)}"
     text: str = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return WANTED.get(error["type"], text)
+    return PATTERNS.get(error.get("ctx", {}).get("pattern", ""), WANTED.get(error["type"], text))
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from togi.core.errors import kind_name
+from togi.core.errors import RecordError, kind_name
 from togi.recipe.faults import TOLD, told
 from togi.stages.shards import ShardTask, do_shard
 
@@ -24,14 +24,16 @@ def main() -> None:
 
 
 def answer(task: ShardTask) -> dict[str, Any]:
-    """Does a shard; returns its `value`, or the `kind` and `message` of the error that it raised."""
+    """Does a shard; returns its `value`, or the `kind` and `message` of the error that it raised, with
+    the id of a `record` that cannot be used."""
     try:
         return {"value": do_shard(task)}
     except TOLD as error:
         failure = told(error, {"name": task.stage, "settings": task.settings})
         if failure is None:
             raise
-        return {"kind": kind_name(failure), "message": str(failure).removeprefix(f"stage {task.stage}: ")}
+        record = {"record": error.record} if isinstance(error, RecordError) else {}
+        return {"kind": kind_name(failure), "message": str(failure).removeprefix(f"stage {task.stage}: "), **record}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from togi.core.errors import RecipeError
 from togi.core.settings import absolute
 from togi.recipe.document import MAX_BYTES, MAX_DEPTH, MAX_FILES, KeyPath, Node, compose, dotted, flatten
 
+COMMAND = "command line ("
+"""How the place of a value begins that an override on the command line set."""
 NAMED = 2
 """Length of the key path of a stage, a model or data; paths of settings are longer."""
 
@@ -32,6 +34,12 @@ class Tree:
             if path[:length] in self.origins:
                 return self.origins[path[:length]]
         return "recipe"
+
+    def overridden(self, path: KeyPath) -> list[KeyPath]:
+        """The keys below `path` that the command line set, relative to it."""
+        size = len(path)
+        below = [key for key in self.origins if len(key) > size and key[:size] == path]
+        return [key[size:] for key in below if self.origins[key].startswith(COMMAND)]
 
 
 def read_tree(path: Path, overrides: tuple[str, ...] = ()) -> Tree:
@@ -129,7 +137,7 @@ def _override(root: Node, text: str) -> Node:
         text.encode()
     except UnicodeEncodeError:
         raise RecipeError(f"command line: {text!r}: not valid UTF-8") from None
-    where = f"command line ({key})"
+    where = f"{COMMAND}{key})"
     return _set(root, path, 0, compose(raw, lambda line: where, _here(), path))
 
 

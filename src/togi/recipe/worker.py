@@ -225,7 +225,8 @@ def do_stage(command: dict[str, Any], control: Control, ranks: Ranks) -> bool:
         work = importlib.import_module(stage.work)
         job = None if stage.job is None else stage.job(settings)
         learn_known(command["reads"])
-        before = ranks.on_first_rank(lambda: _prepare(folder, command, ranks.size, job is not None))
+        size = ranks.size if stage.computes(settings) else None
+        before = ranks.on_first_rank(lambda: _prepare(folder, command, size, job is not None))
         try:
             if job is not None:
                 fitting = importlib.import_module("togi.stages.training.memory_work")
@@ -304,11 +305,12 @@ def _turn(context: Context, command: dict[str, Any]) -> Iterator[None]:
             handle.close()
 
 
-def _prepare(folder: Path, command: dict[str, Any], size: int, trains: bool) -> float:
+def _prepare(folder: Path, command: dict[str, Any], size: int | None, trains: bool) -> float:
     """Prepares the folder to begin or continue; returns the seconds that earlier, interrupted runs of the stage
-    took."""
+    took. `size` is the number of ranks; None for a stage that does not compute."""
     hold_sources(command["name"], command["reads"])
-    _check_numerics(folder, command, size)
+    if size is not None:
+        _check_numerics(folder, command, size)
     clear_leftovers(folder)
     if not trains:  # its alarms will be raised again; a training stage cuts them back to its checkpoint
         (folder / "alarms.jsonl").unlink(missing_ok=True)

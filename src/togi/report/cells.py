@@ -1,9 +1,18 @@
 """Formats cells of benchmark tables: shares in per cent, an em dash with its count for an undefined value."""
 
+from collections.abc import Mapping, Sequence
+
 from togi.report.formatting import MINUS, number
-from togi.report.view import CellView, ColumnView, Verdict
+from togi.report.view import CellView, ColumnView, ToldView, Verdict
 
 NONE = "\N{EM DASH}"
+FITTING = 5
+"""The most metrics side by side that fit a page of usual width, each with its interval."""
+
+
+def turned(columns: Sequence[ColumnView], rows: Mapping[str, object], told: Sequence[ToldView]) -> bool:
+    """Whether a table has its metrics as rows and its models as columns, because that is narrower."""
+    return len(columns) > FITTING and len(rows) + sum(len(table.cells) for table in told) < len(columns)
 
 
 def words(cell: CellView, column: ColumnView) -> str:

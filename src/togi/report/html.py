@@ -19,6 +19,7 @@ MOST_ANSWERS = 48
 OPEN_ANSWERS = 6
 OPEN_SAMPLES = 2
 ANSWER_CHARACTERS = 4000
+QUOTED = re.compile(r"`([^`\n]+)`")
 TOKEN = re.compile(r"(<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>)")
 # Characters that are invalid in HTML, or change the direction of text, are shown as codes.
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
@@ -84,13 +85,14 @@ def _environment() -> Environment:
         plural=formatting.plural,
         flat=formatting.flat,
         answer=answer_html,
+        marked=marked,
         whisker=whisker,
         pictures=pictures,
         reach=reach,
     )
     environment.filters.update(cell=cells.words, bounds_of=cells.bounds, change=cells.change, verdict=cells.verdict)
     environment.filters.update(printed=cells.printed)
-    environment.globals.update(outcome=formatting.outcome, better=_better)
+    environment.globals.update(outcome=formatting.outcome, better=_better, turned=cells.turned)
     return environment
 
 
@@ -104,6 +106,14 @@ def answer_html(text: str) -> Markup:
     if left_out > 0:
         parts.append(Markup("<i class=cut>… {} more characters</i>").format(f"{left_out:,}"))
     return Markup("").join(parts)
+
+
+def marked(text: str) -> Markup:
+    """A message of togi, fully escaped; what stands between backticks is shown as code."""
+    parts = QUOTED.split(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts)
+    )
 
 
 def _better(answer: AnswerView) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from togi.report.view import RunView, SourceView, StageView
 
+UNSAID = "licence not stated"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -58,5 +60,5 @@ def licences(sources: Sequence[SourceView]) -> str:
 
 def in_words(source: SourceView) -> str:
     """A source with its licence and terms, and whether they are binding."""
-    said = [part for part in (source.licence, source.terms, "binding" if source.inherit else "") if part]
-    return f"{source.dataset} ({', '.join(said)})"
+    said = [source.licence or UNSAID, source.terms, "binding" if source.inherit else ""]
+    return f"{source.dataset} ({', '.join(part for part in said if part)})"

@@ -2,7 +2,7 @@
 
 A thread could not be: nothing ends a thread that computes in C or catches every exception. The process loads the file
 once and does one call after the other in its main thread, so the function may use SIGALRM. After a call that took too
-long, a new process loads the file again: whatever the function kept in memory is gone.
+long, a new process loads the file again: whatever the function kept in memory is gone. Loading has a deadline, too.
 """
 
 import json
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from togi.core.errors import GraderError, InputError, StageError
 from togi.core.records import Sample
 from togi.rewards.base import Attempt, Grade
 from togi.rewards.calls import Calls
+from togi.rewards.columns import Columns
 
-COMMAND = (sys.executable, "-m", "togi.rewards.apart_process")  # then file, function, style and deadline
+COMMAND = (sys.executable, "-m", "togi.rewards.apart_process")  # then file, function, style, deadlines, columns
 GRACE = 5.0  # seconds after the deadline in which the process should have ended itself
+LOADING = 60.0  # seconds in which a file must load, if its deadline is not longer
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,7 +35,8 @@ class ApartGrader:
     """Calls a function as `FunctionGrader` and `TrlGrader` do, but in its own process and for at most `deadline`
     seconds a call. A call that does not return in time is a failure of its answers, and so is one whose process dies.
 
-    Raises InputError if the file does not load. `close` ends the process.
+    Raises InputError if the file does not load within `loading` seconds, or `deadline` if that is longer, and as
+    `load_grader` for `columns`. `close` ends the process.
     """
 
     file: Path
@@ -41,10 +44,14 @@ class ApartGrader:
     style: str
     deadline: float
     calls: Calls = field(default_factory=Calls)
+    loading: float = LOADING
+    columns: Sequence[Columns] = ()
     _process: "subprocess.Popen[str] | None" = None
 
     def __post_init__(self) -> None:
-        self._process = self._started()
+        self.loading = max(self.loading, self.deadline)
+        with self.calls.during(f"{self.name} of {self.file.name}", (), self.loading):
+            self._process = self._started()
 
     def __call__(self, attempts: Sequence[Attempt]) -> list[Grade]:
         calls = [[attempt] for attempt in attempts] if self.style == "togi" else [list(attempts)]
@@ -81,16 +88,36 @@ class ApartGrader:
 
     def _started(self) -> "subprocess.Popen[str]":
         """A process that has loaded the file."""
-        process = _start([*COMMAND, str(self.file.resolve()), self.name, self.style, str(self.deadline)])
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line.endswith("\n"):
-            raise InputError(f"reward function: the process of {self.file} ended with exit code {_killed(process)}")
+        more = (str(self.deadline), str(self.loading), json.dumps([asdict(rows) for rows in self.columns]))
+        start = time.monotonic()
+        process = _start([*COMMAND, str(self.file.resolve()), self.name, self.style, *more])
+        line = _line(process, self.loading + GRACE)
+        if not line:
+            late, code = time.monotonic() - start >= self.loading, _killed(process)
+            if late:
+                raise InputError(
+                    f"reward function: {self.file} did not load within {self.loading:g} seconds; do slow work in the "
+                    f"function and not at the top of the file, or set `deadline` to more than {self.loading:g}"
+                )
+            raise InputError(f"reward function: the process of {self.file} ended with exit code {code}")
         error = json.loads(line)
         if error is not None:
             _killed(process)
             raise InputError(error)
         return process
+
+
+def check_function(
+    file: Path,
+    name: str,
+    style: str,
+    deadline: float | None,
+    loading: float = LOADING,
+    columns: Sequence[Columns] = (),
+) -> None:
+    """Loads a function in a process of its own, and ends it. Raises InputError as ApartGrader does."""
+    seconds = deadline or loading
+    ApartGrader(file=file, name=name, style=style, deadline=seconds, loading=loading, columns=columns).close()
 
 
 def _start(command: Sequence[str]) -> "subprocess.Popen[str]":
@@ -109,12 +136,18 @@ def _start(command: Sequence[str]) -> "subprocess.Popen[str]":
 
 def _asked(process: "subprocess.Popen[str]", line: str, seconds: float) -> str:
     """The process's answer to one line; empty if it died, or gave none within `seconds`."""
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
     try:
         process.stdin.write(line + "\n")
         process.stdin.flush()
     except BrokenPipeError:
         return ""
+    return _line(process, seconds)
+
+
+def _line(process: "subprocess.Popen[str]", seconds: float) -> str:
+    """The process's next line; empty if it died, or wrote none within `seconds`."""
+    assert process.stdout is not None
     ready = select.poll()
     ready.register(process.stdout, select.POLLIN)
     answer = process.stdout.readline() if ready.poll(1000 * seconds) else ""

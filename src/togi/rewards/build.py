@@ -1,7 +1,7 @@
 """Builds rewards and guards from their settings and the resources that the caller passes in."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ from togi.core.protocols import Scorer
 from togi.rewards.apart import ApartGrader
 from togi.rewards.base import Check, Gate, Grader, Term
 from togi.rewards.calls import Calls
+from togi.rewards.columns import Columns
 from togi.rewards.combine import Reward
 from togi.rewards.echo import EchoCheck
 from togi.rewards.function import load_grader
@@ -44,7 +45,7 @@ from togi.rewards.terminator import TerminatorCheck
 class RewardResources:
     """The resources of a reward: the policy's template, loaded scorers by reference, judges by the names of their
     terms, a language detector. `calls` tells of the running call of a user's function; `ends` closes processes of
-    graders."""
+    graders; `columns` are those of the rows that it will grade, if they are known."""
 
     terminator: str
     turn_starts: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class RewardResources:
     detect: Detector | None = None
     calls: Calls = field(default_factory=Calls)
     ends: ExitStack = field(default_factory=ExitStack)
+    columns: Sequence[Columns] = ()
 
 
 def build_reward(settings: RewardSettings, around: RewardResources) -> Reward:
@@ -127,8 +129,15 @@ def _term(settings: AnyTerm, around: RewardResources) -> Term:
 def _function(settings: FunctionTerm, around: RewardResources) -> Grader:
     file, name, style = Path(settings.file), settings.name, settings.style
     if settings.deadline is None:
-        return load_grader(file, name, style, around.calls)
-    grader = ApartGrader(file=file, name=name, style=style, deadline=settings.deadline, calls=around.calls)
+        return load_grader(file, name, style, around.calls, around.columns)
+    grader = ApartGrader(
+        file=file,
+        name=name,
+        style=style,
+        deadline=settings.deadline,
+        calls=around.calls,
+        columns=around.columns,
+    )
     around.ends.callback(grader.close)
     return grader
 

@@ -1,4 +1,4 @@
-"""The call of a user's function that is running, for those who watch how long it takes."""
+"""The running call of a user's function, or the loading of its file, for those who watch how long it takes."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,19 @@ from togi.rewards.base import Attempt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A call that has not returned. `prompt` is the id of the prompt whose answers it grades; `start` is on the
-    monotonic clock, in seconds; `deadline` is the function's, in seconds."""
+    """A call that has not returned, or a file that is being loaded. `prompt` is the id of the prompt whose answers the
+    call grades, empty for a file; `start` is on the monotonic clock, in seconds; `deadline` is the function's, in
+    seconds."""
 
     function: str
     prompt: str
     start: float
     deadline: float | None = None
+
+    @property
+    def missing(self) -> tuple[str, str]:
+        """What the function has not done, and for which prompt, in words."""
+        return ("returned", f" (prompt {self.prompt})") if self.prompt else ("loaded", "")
 
 
 class Calls:
@@ -27,8 +33,8 @@ class Calls:
 
     @contextmanager
     def during(self, function: str, attempts: Sequence[Attempt], deadline: float | None = None) -> Iterator[None]:
-        """The block is a call of `function` with answers to one prompt."""
-        prompt = attempts[0].prompt.id
+        """The block is a call of `function` with answers to one prompt; without answers, it loads the function."""
+        prompt = attempts[0].prompt.id if attempts else ""
         self.current = Call(function=function, prompt=prompt, start=time.monotonic(), deadline=deadline)
         try:
             yield

@@ -5,7 +5,6 @@ completion_ids, **columns) -> list of numbers or None` is called once for all an
 """
 
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,9 @@ from togi.core.records import Message
 from togi.core.seeds import digest
 from togi.core.strangers import run_stranger
 from togi.rewards.base import Attempt, Grade, Grader
+from togi.rewards.blame import Blame
 from togi.rewards.calls import Calls
+from togi.rewards.columns import ANSWER, Columns, parameters, refuse_missing
 from togi.rewards.neighbours import Neighbours
 
 
@@ -29,6 +30,10 @@ class UserFunction:
     function: Callable[..., Any]
     beside: Neighbours
     name: str
+    blame: Blame = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blame", Blame(self.beside))
 
     @property
     def place(self) -> str:
@@ -55,13 +60,14 @@ def load_function(file: Path, name: str, style: str = "togi") -> UserFunction:
     loader, beside = spec.loader, Neighbours(file)
     importlib.invalidate_caches()  # a file in its folder may be new
     with beside.importable():
-        run_stranger(lambda: loader.exec_module(module), InputError, f"reward function: {file} does not load")
+        told = f"reward function: {file} does not load"
+        Blame(beside).run(lambda: loader.exec_module(module), InputError, told, trace=False)
     beside.check()
     function = vars(module).get(name)
     if not callable(function):
         known = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
         raise InputError(f"reward function: {file} has no function {name!r}; it has {', '.join(known) or 'none'}")
-    if style == "togi" and "completions" in _parameters(function):
+    if style == "togi" and "completions" in parameters(function):
         raise InputError(
             f"reward function: {file}: {name} takes `completions`, which is TRL's signature; set style: trl, or write "
             "it as f(prompt, completion)"
@@ -69,21 +75,20 @@ def load_function(file: Path, name: str, style: str = "togi") -> UserFunction:
     return UserFunction(function, beside, name)
 
 
-def load_grader(file: Path, name: str, style: str, calls: Calls | None = None) -> Grader:
-    """The grader that calls the function `name` of `file` as `style` says; `calls` tells of the running call. Raises
-    what `load_function` raises."""
-    function, calls = load_function(file, name, style), calls or Calls()
+def load_grader(
+    file: Path, name: str, style: str, calls: Calls | None = None, columns: Sequence[Columns] = ()
+) -> Grader:
+    """The grader that calls the function `name` of `file` as `style` says; `calls` tells of the running call, `columns`
+    are those of the rows that it will grade, if they are known. Raises what `load_function` raises, and InputError for
+    a function with TRL's signature that needs another column."""
+    calls = calls or Calls()
+    with calls.during(f"{name} of {file.name}", ()):
+        function = load_function(file, name, style)
     if style == "togi":
         return FunctionGrader(function=function, calls=calls)
-    return TrlGrader(function=function, calls=calls, plain=style == "trl-text")
-
-
-def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters of a function by name; empty if its signature is unknown."""
-    try:
-        return dict(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return {}
+    refuse_missing(file, name, function.function, columns)
+    names = None if not columns else tuple(dict.fromkeys(each for rows in columns for each in rows.names))
+    return TrlGrader(function=function, calls=calls, plain=style == "trl-text", columns=names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +108,7 @@ class FunctionGrader:
         completion = replace(attempt.completion, text=attempt.answer)
         try:
             with self.calls.during(self.function.place, [attempt]):
-                found = run_stranger(lambda: self.function(attempt.prompt, completion), GraderError)
+                found = self.function.blame.run(lambda: self.function(attempt.prompt, completion), GraderError)
             return _number(found)
         except GraderError as error:
             return _of(error, attempt)
@@ -113,20 +118,23 @@ class FunctionGrader:
 class TrlGrader:
     """Calls a function with TRL's signature once for all answers, with their texts before the terminator.
 
-    A prompt is a list of messages, a completion a list of one message. With `plain`, both are texts; the prompt's is
-    its last user turn. `columns` are the rows' other columns and `answer`, one list each. A result of None means, as in
-    TRL, that the function does not apply to that answer; one that is not a number is a failure of that answer. An
-    exception, or a wrong number of results, is a failure of all.
+    A prompt is a list of messages, a completion a list of one message. With `plain`, both are texts; the prompt's
+    is its last user turn. It also gets the rows' other columns and `answer`, one list each, with None for a row
+    that lacks one. `columns` are the names of all of them; if None, these are unknown, and it gets those of the
+    rows of a call. A result of None means, as in TRL, that the function does not apply to that answer; one that is
+    not a number is a failure of that answer. An exception, or a wrong number of results, is a failure of all.
     """
 
     function: UserFunction
     calls: Calls = field(default_factory=Calls)
     plain: bool = False
+    columns: tuple[str, ...] | None = None
 
     def __call__(self, attempts: Sequence[Attempt]) -> list[Grade]:
         try:
             with self.calls.during(self.function.place, attempts):
-                found = run_stranger(lambda: _plain_list(self.function(**self._arguments(attempts))), GraderError)
+                call = self.function.blame.run
+                found = call(lambda: _plain_list(self.function(**self._arguments(attempts))), GraderError)
             if len(found) != len(attempts):
                 raise GraderError(f"it returned {len(found)} results for {len(attempts)} answers")
         except GraderError as error:
@@ -135,13 +143,15 @@ class TrlGrader:
 
     def _arguments(self, attempts: Sequence[Attempt]) -> dict[str, Any]:
         """The function's arguments: all of them, or those it names if it takes no keywords."""
-        columns = dict.fromkeys(key for attempt in attempts for key in attempt.prompt.extra)
-        given: dict[str, Any] = {key: [attempt.prompt.extra.get(key) for attempt in attempts] for key in columns}
-        given["answer"] = [attempt.prompt.answer for attempt in attempts]
+        here = (key for attempt in attempts for key in attempt.prompt.extra)
+        names = dict.fromkeys((*((ANSWER,) if self.columns is None else self.columns), *here))
+        given: dict[str, Any] = {key: [attempt.prompt.extra.get(key) for attempt in attempts] for key in names}
+        if ANSWER in given:
+            given[ANSWER] = [attempt.prompt.answer for attempt in attempts]
         given["prompts"] = [self._prompt(attempt) for attempt in attempts]
         given["completions"] = [self._completion(attempt) for attempt in attempts]
         given["completion_ids"] = [list(attempt.completion.token_ids) for attempt in attempts]
-        taken = _parameters(self.function.function)
+        taken = parameters(self.function.function)
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
             return given
         return {key: value for key, value in given.items() if key in taken}

@@ -1,7 +1,7 @@
 """Attention for sampling, plugged into the model library's own attention interface under the name `togi_decode`.
 
-The state of a forward pass travels through the model as the keyword `togi_pass`: a `PrefillPass` (several prompts in
-one row, each attends to itself), a `DecodePass` (one new token in each row) or a `MixedPass` of both in one row.
+The keyword `togi_pass` takes the state of a forward pass through the model. A `PrefillPass` has several prompts in one
+row, each of which attends to itself; a `DecodePass` has one new token in each row; a `MixedPass` has both in one row.
 Nothing is global.
 
 Shapes: T packed tokens, R rows, G groups, N row slots in a group, H query heads, K key heads, M = H / K, D head size,

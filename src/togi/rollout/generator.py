@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from togi.core.errors import InputError
+from togi.core.errors import InputError, RecordError
 from togi.core.protocols import Request, Tokenizer
 from togi.core.records import Completion, Prompt, SamplingParams
 from togi.core.seeds import derive
@@ -16,11 +16,15 @@ from togi.text.template import Template
 class ModelGenerator:
     """The `Generator` of a model in this process, under its chat template.
 
-    Prompts are computed in fixed batches of at most `batch_rows` samples; sample i of a prompt has the random stream
-    `derive(params.seed, prompt.id, i)`, so an answer depends on its prompt and not on its position in the list.
+    Prompts are computed in fixed batches of at most `batch_rows` samples. Sample i of a prompt has the random stream
+    `derive(params.seed, prompt.id, i)`, so an answer depends on its prompt and not on its position in the list. Errors
+    call the model `name`.
     """
 
-    def __init__(self, net: nn.Module, tokenizer: Tokenizer, template: Template, *, batch_rows: int = 64) -> None:
+    def __init__(
+        self, net: nn.Module, tokenizer: Tokenizer, template: Template, *, batch_rows: int = 64, name: str = ""
+    ) -> None:
+        self.name = name
         self.tokenizer = tokenizer
         self.template = template
         self.sampler = Sampler(net, tokenizer, template.terminator, batch_rows=batch_rows)
@@ -44,7 +48,8 @@ class ModelGenerator:
         try:
             return render_prompt(self.template, self.tokenizer, prompt.messages)
         except InputError as error:
-            raise InputError(f"prompt {prompt.id}: {error}") from None
+            model = f"model {self.name}: " if self.name else ""
+            raise RecordError(f"prompt {prompt.id}: {model}{error}", prompt.id) from None
 
     def fits(self, prompt: Prompt, params: SamplingParams) -> bool:
         """Whether the model's context has room for a prompt and the longest answer to it."""

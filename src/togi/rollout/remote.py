@@ -97,8 +97,9 @@ class RemoteEngine:
         if ended is None and length < most:
             raise StageError(
                 f"model {self.client.endpoint.name}: the server ended an answer after {length} tokens "
-                f"({found.finish}), but it does not contain {self._watch.terminator!r} and may have {most}; raise the "
-                "server's context (--max-model-len, --context-length), and serve the model that the policy starts from"
+                f"({found.finish}), but the answer does not contain {self._watch.terminator!r} and may have {most}. "
+                "Raise the server's context (--max-model-len, --context-length), and serve the model that the policy "
+                "starts from"
             )
         how = ended or Ending("length", self._watch.text(context, ids))
         logprobs = found.logprobs[:length]

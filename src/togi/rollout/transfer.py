@@ -2,7 +2,7 @@
 
 SGLang and togi join a group of torch.distributed, whose members find each other through a TCP store; vLLM joins an NCCL
 communicator by its id. (vLLM also has a TCP store, but its values are pickles of vLLM's own classes, so togi does not
-use it.) Tensors go one by one, or to vLLM packed into buffers of bytes, in the order of the request.
+use it.) Tensors go in the order of the request: one by one, or to vLLM packed into buffers of bytes.
 """
 
 import re

@@ -69,10 +69,10 @@ class _App(FastAPI):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A served model: its name, its kind (causal, reward or embedder), the sizes of its context (`limit`) and its
-    `vocabulary` in tokens, the key that clients must send ("" for none), the server's limits, and the sampling settings
-    for what a request leaves out (None: OpenAI's defaults). `system` is the system prompt that clients should send,
-    `default_system` that of conversations without one ("" for none)."""
+    """A served model: its name, its kind (causal, reward or embedder), and the sizes of its context (`limit`) and its
+    `vocabulary` in tokens. `key` is what clients must send ("" for none), `limits` are the server's. `sampling` has the
+    settings for what a request leaves out (None: OpenAI's defaults). `system` is the system prompt that clients should
+    send, `default_system` that of conversations without one ("" for none)."""
 
     name: str
     kind: str

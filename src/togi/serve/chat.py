@@ -318,9 +318,10 @@ class _Model:
         self, body: CompletionBody, index: int, ids: Sequence[int], one: Completion, read: TextLogprobs | None
     ) -> dict[str, Any]:
         told = {"token_ids": list(one.token_ids), "prompt_token_ids": list(ids)} if body.return_token_ids else {}
-        logprobs = None if body.logprobs is None else completion_logprobs(one, self._piece)
+        top = body.logprobs
+        logprobs = None if top is None else completion_logprobs(one, self._piece, top)
         if read is not None and logprobs is not None:
-            logprobs = joined_logprobs(echoed_logprobs(ids, read, self._piece), logprobs)
+            logprobs = joined_logprobs(echoed_logprobs(ids, read, self._piece, top or 0), logprobs)
         return {
             "index": index,
             "text": (self._decode(ids) if body.echo else "") + text_of(one, self.speaker.template.terminator),

@@ -64,8 +64,8 @@ class Counts:
 
 
 class Guard:
-    """Wraps an app: counts every request, by path if the app has a route for it, refuses bodies that are too long or
-    too slow, and answers with the error `farewell` what is cut short because the server ends."""
+    """Wraps an app. It counts every request, by path if the app has a route for it, and refuses bodies that are too
+    long or too slow. A request that is cut short because the server ends gets the error `farewell`."""
 
     def __init__(self, app: App, limits: Limits, counts: Counts, farewell: Mapping[str, Any]) -> None:
         self.app, self.limits, self.counts, self.farewell = app, limits, counts, farewell

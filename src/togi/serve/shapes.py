@@ -43,26 +43,27 @@ def chat_logprobs(completion: Completion, piece: Piece) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def completion_logprobs(completion: Completion, piece: Piece) -> dict[str, Any]:
-    """The same in the format of /v1/completions. Of top tokens with the same text, only the most likely is reported."""
+def completion_logprobs(completion: Completion, piece: Piece, top: int) -> dict[str, Any]:
+    """The same in the format of /v1/completions, with the `top` most likely tokens of each position. Of top tokens with
+    the same text, only the most likely is reported."""
     texts = [piece(token) for token in completion.token_ids]
     tops = [{piece(token): logp for token, logp in reversed(top)} for top in completion.top_logprobs]
     return {
         "tokens": texts,
         "token_logprobs": list(completion.logprobs),
-        "top_logprobs": tops or None,
+        "top_logprobs": tops if top else None,
         "text_offset": _offsets(texts),
     }
 
 
-def echoed_logprobs(ids: Sequence[int], read: TextLogprobs, piece: Piece) -> dict[str, Any]:
+def echoed_logprobs(ids: Sequence[int], read: TextLogprobs, piece: Piece, top: int) -> dict[str, Any]:
     """Log-probabilities of a prompt in the same format; its first token has none."""
     texts = [piece(token) for token in ids]
     tops = [{piece(token): logp for token, logp in reversed(top)} for top in read.top]
     return {
         "tokens": texts,
         "token_logprobs": [None, *read.logprobs],
-        "top_logprobs": [None, *tops] if any(tops) else None,
+        "top_logprobs": [None, *tops] if top else None,
         "text_offset": _offsets(texts),
     }
 
@@ -75,7 +76,7 @@ def _offsets(texts: Sequence[str]) -> list[int]:
 def joined_logprobs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """The log-probabilities of a prompt, followed by those of its answer."""
     length = sum(map(len, first["tokens"]))
-    tops = [each["top_logprobs"] for each in (first, second) if each["tokens"]]
+    tops = (first["top_logprobs"], second["top_logprobs"])
     return {
         "tokens": first["tokens"] + second["tokens"],
         "token_logprobs": first["token_logprobs"] + second["token_logprobs"],

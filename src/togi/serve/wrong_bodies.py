@@ -44,8 +44,9 @@ def wrong_body(errors: Sequence[Error], body: Any, content_type: str) -> tuple[s
 
 
 def _path(error: Error, body: Any) -> tuple[list[str | int], bool]:
-    """The parts of an error's place that are names and positions in the body, without the library's names of types;
-    and whether the place is a parameter that may be of several types, none of which fits: its name is then the last."""
+    """The parts of an error's place that are names and positions in the body, without the library's names of types.
+    Also whether the place is a parameter that may be of several types, none of which fits; its name is then the last
+    part."""
     path: list[str | int] = []
     inner = body
     parts = error["loc"][1:]

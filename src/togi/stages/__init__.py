@@ -1,0 +1,1 @@
+"""The stages of recipes: they combine data, models, rewards, objectives and benchmarks."""

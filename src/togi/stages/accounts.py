@@ -20,9 +20,18 @@ def unaccounted(counts: Mapping[str, int], dropped: int) -> tuple[int, str]:
     return lost, f"{came:,} records came in, {went:,} went out and {dropped:,} were dropped: {what}"
 
 
+def nothing_left(counts: Mapping[str, int], dropped: int, reasons: str) -> str:
+    """What to tell of a stage that had records and whose main output has none; "" for any other stage."""
+    came = counts.get("in", dropped)
+    if counts.get("out") != 0 or not came:
+        return ""
+    why = f"; reasons: {reasons}" if reasons else ""
+    return f"none of the {came:,} records that came in is left{why}"
+
+
 def sources_in(written: Mapping[str, Counter[Provenance]]) -> list[dict[str, Any]]:
-    """The sources with a licence or terms of the main output's records (of all outputs if there is no main one), each
-    with its number of records. `written` contains such numbers by output."""
+    """The sources of the main output's records (of all outputs if there is no main one), each with its number of
+    records. `written` contains such numbers by output."""
     parts = [written[MAIN]] if MAIN in written else written.values()
     counts = sum(parts, Counter())
-    return [{**asdict(source), "records": count} for source, count in counts.items() if source.says]
+    return [{**asdict(source), "records": count} for source, count in counts.items()]

@@ -1,4 +1,4 @@
-"""The interface of stages.
+"""The interface of stages: the settings that all have, and what other units need to know about a stage type.
 
 A stage has two files: `x.py` declares its settings, its outputs and its work module; `x_work.py` does the work and may
 have heavy imports.
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field
 
-from togi.core.settings import MAIN, Ref, Settings, runtime_setting
+from togi.core.settings import MAIN, Ref, Settings, references, runtime_setting
 from togi.core.sources import ModelSource
 from togi.stages.cost import Cost, Inputs
 from togi.stages.known_answers import Answers, AnswersOf
@@ -45,6 +45,9 @@ class Around(Protocol):
 
 class StageSettings(Settings):
     """Settings that every stage has."""
+
+    lengths: ClassVar[tuple[str, ...]] = ()
+    """The settings that say how long the stage works. If the command line sets one, `--limit` lowers no count of it."""
 
     type: str
     seed: int | None = Field(default=None, ge=0, description="seed of this stage; when absent, the recipe's")
@@ -160,6 +163,11 @@ def passes_on(**named: str) -> PassesOn:
     return PassesOn(named)
 
 
+def with_models(settings: StageSettings) -> bool:
+    """Whether the settings refer to a model."""
+    return any({"model", "scorer", "embedder"} & {*ref.kinds} for _, ref in references(settings))
+
+
 @dataclass(frozen=True, slots=True)
 class StageType:
     """The definition of a type of stage.
@@ -169,7 +177,8 @@ class StageType:
     are all reasons for which it drops records; `rows` is the module that does a row-wise stage's shards
     (stages/shards.py), `model_rows` the one for shards that a local model computes (stages/model_shards.py).
     `conserves`: every record that comes in goes out or is dropped for a reason, as in stages that map rows; an alarm
-    reports counts that do not add up.
+    reports counts that do not add up. `computes(settings)`: its result depends on how this machine rounds, so that an
+    unfinished stage continues only under the numerics that it began with.
 
     `estimate(settings, inputs)` is the cost of the stage. `job(settings)` is how it trains (a `TrainingJob`); a stage
     without one does not train. `measures(settings)` are the records on which it evaluates models. `chooses(settings)`
@@ -177,8 +186,8 @@ class StageType:
     of them, empty if it does not. `answers(settings, of)` is what is known of the samples that it will give, from what
     is known of its inputs (`of`); `refuses(settings, of)` says why the work refuses such inputs, and
     `empties(settings, of)` why it would give no record with them, except in named outputs. With `imports`, records come
-    from outside: `work` has `read(settings, takers)` in addition to `run`. `cleans`: it drops records that are in sets
-    on which models are measured.
+    from outside: `work` has `read(settings, takers)` and `row_of(settings, record)` in addition to `run`. `cleans`: it
+    drops records that are in sets on which models are measured.
     """
 
     name: str
@@ -200,6 +209,7 @@ class StageType:
     imports: bool = False
     cleans: bool = False
     conserves: bool = False
+    computes: Callable[[Any], bool] = with_models
 
     @property
     def adds_up(self) -> bool:

@@ -83,7 +83,7 @@ def last_turns(record: Record) -> int:
     return text_size(question, last.content if last.role == "assistant" else "")
 
 
-def part_sizes(document: Document, chars: int, *, every: bool) -> list[int]:
+def document_part_sizes(document: Document, chars: int, *, every: bool) -> list[int]:
     """The bytes of the parts of a document, or (without `every`) of its first part, each with the document's title, if
     parts are as long as they may be: `chars` characters."""
     text, title = document.text, document.extra.get("title")

@@ -19,7 +19,7 @@ from togi.text.template import Template
 def generator(context: Context, ref: ModelRef, *, batch_rows: int, repeat: int = 0) -> ModelGenerator:
     """See `togi.stages.endpoints`. Ignores `repeat`, because greedy answers are always the same here."""
     model = load_model(context, ref)
-    found = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=batch_rows)
+    found = ModelGenerator(model.net, model.tokenizer, model.template, batch_rows=batch_rows, name=model.name)
     bound_keys(context, ref, model.net, found.sampler)
     return found
 

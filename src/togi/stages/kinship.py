@@ -25,9 +25,9 @@ HASH = 64
 
 @dataclass(frozen=True, slots=True)
 class Kin:
-    """The relatives of a model. `line` is the model and those that it was trained from, the latest first: names for
-    people by identity (a stage's folder, the hash of a folder, or a name on a hub); the first `own` of them are the
-    model itself. `taught` are the identities of the stages and models that wrote or judged its training data."""
+    """The relatives of a model. `line` is the model and those that it was trained from, the latest first, and the first
+    `own` of them are the model itself. It maps identities (a stage's folder, the hash of a folder, or a name on a hub)
+    to names for people. `taught` are the identities of the stages and models that wrote or judged its training data."""
 
     line: Mapping[str, str]
     own: int = 1

@@ -126,7 +126,7 @@ def keep_model(
         sources=context.lineage(),
         spoken=(spoken or Spoken()).to_json(),
     )
-    context.summary["sources"] = [asdict(source) for source in about.sources if source.says]
+    context.summary["sources"] = [asdict(source) for source in about.sources]
     if context.ranks.first:
         save = "merged" if resources.lora is None else resources.lora.save
         if save != "merged":

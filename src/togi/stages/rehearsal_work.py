@@ -24,6 +24,7 @@ from togi.model.network import read_config
 from togi.stages.base import StageType
 from togi.stages.context import Context
 from togi.stages.readers_work import read_words
+from togi.stages.refused import refused
 from togi.stages.training.examples_work import Data, Example
 from togi.text.render import check_template, render_prompt
 
@@ -134,7 +135,7 @@ def prompt_rows(
         try:
             ids = tuple(render_prompt(model.template, model.tokenizer, messages))
         except InputError as error:
-            raise InputError(f"stage {context.name}: prompt {name}: {error}") from None
+            raise refused(context.name, "prompt", name, model.name, error) from None
         if limit is not None and len(ids) + max_tokens > limit:
             if overlong is not None:
                 overlong(name)

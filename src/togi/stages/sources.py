@@ -1,7 +1,7 @@
 """The sources of a stage's records and models: data sets and models, with their licences and terms.
 
 Stages need no code for this. The sources of everything that a stage reads are recorded, and each record that it writes
-gets the sources of its parents; a new record also gets those of the models that generate text in this stage.
+gets the sources of its parents. A new record also gets those of the models that generate text in this stage.
 """
 
 from array import array

@@ -11,14 +11,14 @@ ANSWERS = "answers.sqlite"
 
 
 def spent_words(endpoint: Endpoint, spending: Spending) -> str:
-    """The spending on one endpoint, in words; empty if there was none."""
-    total = spending.tokens
+    """The spending on one endpoint, in words; empty if there was none. What is reserved for requests without an answer
+    stands apart: it is the most that they can cost, and becomes less with each answer."""
     if not spending.calls:
         return ""
-    money = endpoint.price.of(total)
-    return f"{endpoint.name}: {spending.calls:,} calls, {total.total:,} tokens" + (
-        f", {money:.4g} spent" if money else ""
-    )
+    money = endpoint.price.of(spending.done)
+    spent = f", {money:.4g} spent" if money else ""
+    reserved = f" (at most {spending.open.total:,} more reserved)" if spending.open.total else ""
+    return f"{endpoint.name}: {spending.calls:,} calls, {spending.done.total:,} tokens{spent}{reserved}"
 
 
 def spent_by(run: str, endpoints: list[Endpoint], store: Path) -> list[str]:

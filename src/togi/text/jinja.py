@@ -39,6 +39,10 @@ THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 """Keys of a turn that may contain its thoughts; the first is the one that most templates read."""
 
 
+REFUSED = "; change the conversation, or choose another template for the model (template: chatml)"
+"""Advice on a conversation that a model's own template refuses."""
+
+
 class _Left(threading.local):
     """The remaining steps of this thread's rendering."""
 

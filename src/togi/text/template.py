@@ -1,9 +1,9 @@
 """Chat templates as data: the strings around each turn, and the terminator, the string that ends an assistant turn.
 
 A `Template` is a frozen value. Most are tables of strings; a tokenizer's own template is kept as Jinja source. Sources:
-ChatML as in the first model card of docs/methods.md, llm-jp as in its published tokenizer, llm-jp-system as its makers
-write training data (a chat keeps its own system turn), sarashina as in its instruct models, Llama 3 as published, with
-any role allowed (for `documents`), Vikhr-Nemo as Llama 3 on Mistral's tokenizer.
+ChatML is that of the first model card of docs/methods.md, llm-jp that of its published tokenizer. llm-jp-system is how
+its makers write training data: a chat keeps its own system turn. sarashina is that of its instruct models, Llama 3 as
+published, with any role allowed (for `documents`). Vikhr-Nemo is Llama 3 on Mistral's tokenizer.
 """
 
 import json
@@ -17,7 +17,7 @@ from togi.core.errors import InputError, RecipeError, TogiError
 from togi.core.protocols import Tokenizer
 from togi.core.records import CALLS, TOOLS, Message
 from togi.text.calls import as_text, printed
-from togi.text.jinja import DATE, THOUGHTS, asks_for_date, render_jinja, with_date
+from togi.text.jinja import DATE, REFUSED, THOUGHTS, asks_for_date, render_jinja, with_date
 from togi.text.probe import find_pieces
 from togi.text.turns import Ends, Segment, Unrendered, check_tools, cut
 from togi.text.write import jinja_source
@@ -94,8 +94,8 @@ class Template:
         if len(found) > 1:
             raise InputError(
                 "the chat template writes an earlier answer differently once the conversation goes on (for example, it "
-                "removes thoughts from the history), so training would use text that is never served: keep only the "
-                "last answer, give each answer a separate row, or choose another template for the model"
+                "removes thoughts from the history). Training would use text that is never served: keep only the last "
+                "answer, give each answer a separate row, or choose another template for the model"
             )
         return found[0]
 
@@ -206,7 +206,7 @@ class Template:
         try:
             return self._written(messages, generation)
         except InputError as error:
-            named, hint = "" if self.name == OWN else f"{self.name}: ", self._without_system(messages, generation)
+            named, hint = "" if self.name == OWN else f"{self.name}: ", self._advice(messages, generation)
             raise InputError(f"{named}{error}{hint}") from error
 
     def _written(self, messages: Sequence[Message], generation: bool) -> str:
@@ -230,14 +230,14 @@ class Template:
         assert self.jinja is not None
         return render_jinja(self.jinja, rows, self.specials, generation, tools=tools, date=self.date or DATE)
 
-    def _without_system(self, messages: Sequence[Message], generation: bool) -> str:
-        """Advice, if only the system turn makes the template refuse the conversation."""
+    def _advice(self, messages: Sequence[Message], generation: bool) -> str:
+        """Advice on a conversation that the template refuses: whether only its system turn is the cause."""
         if len(messages) < 2 or messages[0].role != "system":
-            return ""
+            return REFUSED
         try:
             self._written(messages[1:], generation)
         except InputError:
-            return ""
+            return REFUSED
         return (
             "; the template does not accept a system turn: move its text into the first user turn, remove it, or "
             "choose another template for the model (template: chatml)"

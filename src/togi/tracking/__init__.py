@@ -1,0 +1,1 @@
+"""Metrics for trackers, in addition to metrics.jsonl."""

@@ -10,13 +10,15 @@ import torch
 from grpo_runs import Bench, lines, weights
 
 from togi.client.endpoint import Endpoint
+from togi.core.errors import InputError
 from togi.core.records import Completion, Message, Prompt
+from togi.core.settings import PromptsRef
 from togi.core.sources import ModelSource
 from togi.rewards.base import Attempt, Term
 from togi.rewards.combine import Reward
 from togi.stages.context import Resolved
 from togi.stages.training import grpo_rollouts_work
-from togi.stages.training.grading_work import beside_sampling, is_elsewhere
+from togi.stages.training.grading_work import beside_sampling, graded_columns, is_elsewhere
 from togi.stages.training.grpo_work import run
 
 WAIT = 60  # seconds; reached only if something hangs
@@ -119,3 +121,20 @@ def test_a_policy_that_is_graded_beside_sampling_learns_the_same(bench, monkeypa
     run(bench.settings(), there := bench.context("there"))
     assert weights(there.folder) == weights(here.folder)
     assert lines(there.folder) == lines(here.folder)
+
+
+ASKING = """
+def right(completions, answer):
+    return [0.0] * len(completions)
+"""
+
+
+def test_a_function_that_needs_a_column_is_refused_before_anything_is_sampled(tmp_path):
+    bench = Bench(tmp_path)
+    (tmp_path / "asking.py").write_text(ASKING)
+    term = {"type": "function", "file": str(tmp_path / "asking.py"), "name": "right", "style": "trl"}
+    settings = bench.settings(reward={"terms": [term]})
+    with pytest.raises(InputError, match=r"right asks for `answer`, and none of the [0-9]+ rows has one"):
+        bench.at_work(settings)
+    names = [each.rows for each in graded_columns(settings.model_copy(update={"validation": PromptsRef("$v")}), [], [])]
+    assert names == ["rows", "validation rows"]

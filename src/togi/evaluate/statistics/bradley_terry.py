@@ -230,8 +230,8 @@ def _newton(
     battles: Battles, won_RP: Floats, all_RP: Floats, strength_RM: Floats, *, resampled: bool = False
 ) -> Floats:
     """Strengths (R, M) by Newton's method from `strength_RM`. With `resampled`, the likelihood may have no maximum: the
-    strength of a model that only wins grows without end, so the fit stops when the slope is negligible; the same holds
-    for a model without battles."""
+    strength of a model that only wins, or that has no battles, grows without end. So the fit stops when the slope is
+    negligible."""
     open_R = np.arange(len(won_RP))
     for _ in range(ROUNDS):
         now_RM = strength_RM[open_R]

@@ -47,9 +47,9 @@ def mean_of_rounds(
 def share_of_rounds(
     hits_N: ArrayLike, rounds_N: Sequence[Hashable], questions_N: Sequence[Hashable], level: float = 0.95
 ) -> Interval:
-    """`mean_of_rounds` of values 0 or 1, with Wilson's interval for the effective number of independent rows, which has
-    the same variance (Kish 1965, Survey Sampling, chapter 8): at least the number of questions, at most that of values.
-    InputError without values.
+    """`mean_of_rounds` of values 0 or 1, with Wilson's interval for the effective number of independent rows (Kish
+    1965, Survey Sampling, chapter 8). That number of rows has the same variance; it is at least the number of questions
+    and at most that of values. InputError without values.
     """
     means = round_means(hits_N, rounds_N)
     questions = len(dict.fromkeys(questions_N))

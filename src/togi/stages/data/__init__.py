@@ -1,0 +1,1 @@
+"""Stages that make, change, select or score records."""

@@ -1,5 +1,5 @@
 """The methods of `synthesize` that let a model continue a text: few-shot drafts of a base model, and Magpie (arXiv
-2406.08464), in which an aligned model sees the beginning of a user turn and writes what a user might ask."""
+2406.08464). In Magpie an aligned model sees the beginning of a user turn and writes what a user might ask."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, QuestionsRef, RecipePath, Ref, ScorerRef
-from togi.stages.base import PassingSettings, RowSettings, StageType, passes_on
+from togi.stages.base import PassingSettings, RowSettings, StageType, passes_on, with_models
 from togi.stages.bounds import TURN, answered, ask_scores, last_turns, prompt_size, read, text_size
 from togi.stages.cost import Cost, Inputs, Known, passing_on
 from togi.stages.failures import FailureSettings
@@ -191,5 +191,6 @@ STAGE = StageType(
     rows="togi.stages.data.curate_rows",
     model_rows="togi.stages.data.curate_rows",
     chooses=lambda settings: settings.input,
+    computes=lambda settings: with_models(settings) or settings.language_by == "detector",
     estimate=estimate,
 )

@@ -78,5 +78,6 @@ STAGE = StageType(
     reasons=REASONS,
     chooses=lambda settings: settings.input,
     conserves=True,
+    computes=lambda settings: settings.method == "embeddings",
     estimate=at_most_the_input,
 )

@@ -105,5 +105,6 @@ STAGE = StageType(
     reasons=REASONS,
     chooses=lambda settings: settings.input,
     conserves=True,
+    computes=lambda settings: True,  # similarities, also of n-grams
     estimate=estimate,
 )

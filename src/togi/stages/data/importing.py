@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from togi.core.settings import MAIN, RecipePath, Settings, runtime_setting
+from togi.core.settings import MAIN, HubId, RecipePath, Settings, runtime_setting
 from togi.data.presets import PRESETS, Preset, known_preset
 from togi.data.presets import REASONS as LEFT_OUT
 from togi.data.values import REASONS
@@ -30,7 +30,7 @@ class DataSettings(Settings):
         description="a file of rows (.jsonl, .json, .csv, .tsv, .parquet; also compressed as .gz), a .txt file, "
         "or a folder",
     )
-    hub: str | None = Field(default=None, min_length=1, description="id of a data set on a model hub")
+    hub: HubId | None = Field(default=None, min_length=1, description="id of a data set on a model hub")
     preset: str | None = Field(
         default=None,
         description="a public data set with known columns (docs/data.md); without path and hub it is read from the hub",

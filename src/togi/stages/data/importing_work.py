@@ -1,4 +1,4 @@
-"""The work of `import`."""
+"""The work of `import`: reads the rows of a data set as records, and finds the row of a record again."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from typing import Any
 
 from togi.core.aside import Aside
 from togi.core.codec import from_row, to_row
-from togi.data.importing import DataSpec, Imported, pour_records
+from togi.data.importing import DataSpec, Imported, place_of, pour_records
 from togi.data.presets import PRESETS
 from togi.stages.context import Context
 from togi.stages.data.importing import Import
@@ -23,6 +23,12 @@ def read(settings: Import, takers: Mapping[str, Sequence[str]]) -> Imported:
         _spec(settings, takers), settings.kind, lambda record: records.add([record]), lambda drop: None
     )
     return replace(imported, records=records)
+
+
+def row_of(settings: Import, record: str) -> str:
+    """The place (file:line, or file and row) of the row that became the record with this id; empty if no row did.
+    Raises InputError if the files cannot be read."""
+    return place_of(_spec(settings, {}), settings.kind, record)
 
 
 def _spec(settings: Import, takers: Mapping[str, Sequence[str]]) -> DataSpec:

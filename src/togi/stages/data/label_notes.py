@@ -45,7 +45,7 @@ class Tally:
             {"who": f"{letter}: {answer.model or 'unknown'}", "text": answer.text, "score": None}
             for letter, answer in zip("AB", answers, strict=True)
         ]
-        words = verdict.text or f"p(A) = {verdict.probability}"
+        words = verdict.text or ("" if verdict.probability is None else f"p(A) = {verdict.probability:.4g}")
         said.append({"who": f"{verdict.judge} ({verdict.outcome})", "text": words, "score": None})
         self.examples.append({"question": contest.prompt.text, "said": said})
 

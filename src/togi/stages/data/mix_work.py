@@ -19,9 +19,9 @@ from togi.stages.rehearsal_work import weightless
 
 @dataclass(slots=True)
 class Source:
-    """A set of the mixture. `size_N` (N,) is the size of each record in tokens or rows, `mark_N` identifies the
-    records, `whole` is how often the whole set occurs in the mixture, `also_N` flags the records that occur once more,
-    and `known_N` those whose id an earlier set has too."""
+    """A set of the mixture. `size_N` (N,) is the size of each record in tokens or rows, and `mark_N` identifies the
+    records. `whole` is how often the whole set occurs in the mixture; `also_N` flags the records that occur once more.
+    `known_N` flags the records whose id an earlier set has too."""
 
     ref: Ref
     size_N: np.ndarray

@@ -117,8 +117,6 @@ def _look_at_harvest(context: Context, pairs: int, best: int) -> None:
     prompts, why = context.counts.get("in", 0), context.drop_reasons()
     if not pairs and not best:
         raise StageError(f"stage {context.name}: the answers to {prompts} prompts gave no records; reasons: {why}")
-    if not pairs:
-        context.alarm("no_pairs", f"the answers to {prompts} prompts gave no pair; reasons: {why}", value=0)
 
 
 def _shown(pair: Pair) -> dict[str, object]:

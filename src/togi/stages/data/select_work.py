@@ -1,4 +1,4 @@
-"""The work of `select`."""
+"""The work of `select`: counts off, or draws, a part of the records."""
 
 import random
 

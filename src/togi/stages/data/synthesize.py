@@ -1,7 +1,7 @@
 """`synthesize`: a model writes new records with one of seven methods. docs/synthesis.md names the source of each."""
 
 import math
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,11 +14,11 @@ from togi.stages.bounds import (
     TURN,
     answered,
     beside,
+    document_part_sizes,
     example_of_text,
     examples_shown,
     largest,
     last_turns,
-    part_sizes,
     prompt_size,
     question,
     read,
@@ -53,9 +53,11 @@ _SPECIAL = {name for way in WAYS.values() for name in way.reads} | {*SOURCES}
 
 
 class Synthesize(StageSettings):
-    """A model writes new records: questions from a few examples (`few_shot`), questions that an aligned model asks
-    itself (`magpie`), variations of given questions (`evolve`, `rewrite`), questions and answers about documents
-    (`qa`), dialogues over documents (`grounded`), or answers with their reasoning (`cot`)."""
+    """A model writes new records. It writes questions from a few examples (`few_shot`), questions that an aligned model
+    asks itself (`magpie`), or variations of given questions (`evolve`, `rewrite`). It also writes questions and answers
+    about documents (`qa`), dialogues over documents (`grounded`), or answers with their reasoning (`cot`)."""
+
+    lengths: ClassVar[tuple[str, ...]] = ("count",)
 
     type: Literal["synthesize"] = "synthesize"
     method: Method = "few_shot"
@@ -348,7 +350,7 @@ def _read_documents(settings: Synthesize, inputs: Inputs, came: Known, candidate
     """The most tokens of the requests about parts of documents, each with the prompt or with examples."""
     chars, every = settings.chunk_chars, settings.long_documents == "split"
     texts = [each for each, _ in records_of(came) if isinstance(each, Document)]
-    sizes = [size for each in texts for size in part_sizes(each, chars, every=every)]
+    sizes = [size for each in texts for size in document_part_sizes(each, chars, every=every)]
     found: int | None = largest(sizes, candidates) if sizes else None
     if not sizes and came.tokens is not None:
         found = math.ceil(candidates * min(came.tokens + came.added, chars))

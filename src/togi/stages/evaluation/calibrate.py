@@ -45,4 +45,5 @@ STAGE = StageType(
     version=2,
     reasons=REASONS,
     estimate=estimate,
+    computes=lambda settings: True,  # statistics
 )

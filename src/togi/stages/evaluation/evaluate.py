@@ -184,4 +184,5 @@ STAGE = StageType(
     reasons=REASONS,
     estimate=estimate,
     measures=measures,
+    computes=lambda settings: True,  # statistics, also of stored answers
 )

@@ -129,8 +129,8 @@ def _held_out(prompts: int, share: float, seed: int, name: str) -> "array[int]":
         )
     if (left := prompts - count) < 2:
         raise InputError(
-            f"stage {name}: a share of {share} of {prompts} different prompts leaves {left} to train on, which needs 2; "
-            "lower the share, provide more prompts, or remove `validation`"
+            f"stage {name}: a share of {share} of {prompts} different prompts leaves {left} to train on, which needs "
+            "2; lower the share, provide more prompts, or remove `validation`"
         )
     return order[:count]
 

@@ -58,22 +58,27 @@ class GradingWatch:
 
     def _tell(self, call: Call, seconds: float) -> None:
         """Raises an alarm the first time in a stage, later only logs."""
-        what = f"reward function {call.function} has not returned for {seconds:.0f} seconds (prompt {call.prompt})"
+        done, where = call.missing
+        what = f"reward function {call.function} has not {done} for {seconds:.0f} seconds{where}"
         if self._next == SLOW:
-            limit = f"its deadline is {call.deadline:g} seconds" if call.deadline else _ADVICE
+            limit = f"its deadline is {call.deadline:g} seconds" if call.deadline else _ADVICE[done]
             self.context.alarm("slow_reward_function", f"{what}; {limit}", value=seconds, threshold=SLOW)
         else:
             self.context.log(what)
         self._next += min(self._next, RARELY)
 
     def _give_up(self, call: Call) -> None:
+        done, where = call.missing
         self.context.control.give_up(
             Interrupted(
-                f"stage {self.context.name}: stopped while reward function {call.function} had not returned (prompt "
-                f"{call.prompt}), {PATIENCE:g} seconds after the request to stop; the samples of this batch are not "
-                "stored, everything finished is saved"
+                f"stage {self.context.name}: stopped while reward function {call.function} had not {done}{where}, "
+                f"{PATIENCE:g} seconds after the request to stop; the samples of this batch are not stored, everything "
+                "finished is saved"
             )
         )
 
 
-_ADVICE = "the run waits for it; with a `deadline` in seconds, such an answer would count as a failure"
+_ADVICE = {
+    "returned": "the run waits for it; with a `deadline` in seconds, such an answer would count as a failure",
+    "loaded": "the run waits for the code at the top of its file; with a `deadline` in seconds, the run would end",
+}

@@ -10,7 +10,8 @@ import torch
 
 from togi.client.background import cancel_others
 from togi.core.records import Completion, Prompt
-from togi.core.settings import ModelRef, ScorerRef, references
+from togi.core.settings import ModelRef, PromptsRef, ScorerRef, references
+from togi.rewards.columns import Columns, columns_of
 from togi.rewards.combine import Graded, Reward
 from togi.stages.arithmetic import device, model_device
 from togi.stages.context import Context
@@ -26,6 +27,14 @@ def is_elsewhere(context: Context, settings: TrainGrpo) -> bool:
     return bool(refs) and all(
         context.endpoint(ref) is not None or model_device(context.model(ref)) != device() for ref in refs
     )
+
+
+def graded_columns(settings: TrainGrpo, prompts: Sequence[Prompt], held_out: Sequence[Prompt]) -> list[Columns]:
+    """The columns of the prompts whose answers the reward grades; of each data set alone, because a function that finds
+    its column in only one of them would fail, or grade nothing, on the other."""
+    if isinstance(settings.validation, PromptsRef):
+        return [columns_of(prompts), columns_of(held_out, "validation rows")]
+    return [columns_of([*prompts, *held_out])]
 
 
 @contextmanager

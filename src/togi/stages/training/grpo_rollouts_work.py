@@ -21,6 +21,7 @@ from togi.model.load import LoadedModel
 from togi.objectives.advantages import compute_advantages
 from togi.rewards.build import RewardResources, build_reward
 from togi.rewards.calls import Calls
+from togi.rewards.columns import Columns
 from togi.rewards.combine import Graded, Reward
 from togi.rewards.language import Detector
 from togi.rewards.settings import JudgeTerm, LanguageGate
@@ -32,10 +33,11 @@ from togi.stages.arithmetic import arithmetic, device
 from togi.stages.context import Context, hold_numerics
 from togi.stages.endpoints import scorer
 from togi.stages.judging_work import JudgeScorer
+from togi.stages.refused import refused
 from togi.stages.timing import timed
 from togi.stages.training.epochs import Epochs
 from togi.stages.training.grading_watch import GradingWatch
-from togi.stages.training.grading_work import at_once, beside_sampling, is_elsewhere
+from togi.stages.training.grading_work import at_once, beside_sampling, graded_columns, is_elsewhere
 from togi.stages.training.grpo import TrainGrpo, scorers_of
 from togi.stages.training.grpo_samples_work import GradedGroup, StoredSamples
 from togi.text.marks import Marks
@@ -111,10 +113,7 @@ class Rollouts:
         self.prompts = prompts
         self.held_out = held_out
         check_marks(context, model, (*prompts, *held_out))
-        self.prompt_ids = {
-            prompt.id: tuple(render_prompt(model.template, model.tokenizer, prompt.messages))
-            for prompt in (*prompts, *held_out)
-        }
+        self.prompt_ids = {prompt.id: _ids(context, model, prompt) for prompt in (*prompts, *held_out)}
         context.ranks.on_first_rank(lambda: hold_numerics(context.folder, {"key_cache": settings.key_cache}))
         _check_lengths(self.prompt_ids, settings, context, context_limit(model.net))
         self.consumed = 0
@@ -126,7 +125,9 @@ class Rollouts:
         self._ahead: dict[str, float] = {}  # times of the batch that was started with `begin`
         self.engine = engine or _embedded(settings, context, model)
         self.watch = GradingWatch(Calls(), context)
-        self.reward: Reward = _reward(settings, context, model, self.watch.calls)
+        with self.watch.watching():
+            columns = graded_columns(settings, prompts, held_out)
+            self.reward: Reward = _reward(settings, context, model, self.watch.calls, columns)
         self.beside = is_elsewhere(context, settings)
         self.stored = StoredSamples(context, self.engine.repeatable)
 
@@ -343,7 +344,15 @@ def check_marks(context: Context, model: LoadedModel, prompts: Sequence[Prompt])
         try:
             marks.check(prompt.messages)
         except Unrendered as error:
-            raise InputError(f"stage {context.name}: prompt {prompt.id}: {error}") from None
+            raise refused(context.name, "prompt", prompt.id, model.name, error) from None
+
+
+def _ids(context: Context, model: LoadedModel, prompt: Prompt) -> tuple[int, ...]:
+    """The rendered prompt. Raises InputError, naming stage, prompt and model, for one that the template refuses."""
+    try:
+        return tuple(render_prompt(model.template, model.tokenizer, prompt.messages))
+    except InputError as error:
+        raise refused(context.name, "prompt", prompt.id, model.name, error) from None
 
 
 def _check_lengths(
@@ -361,7 +370,9 @@ def _check_lengths(
         )
 
 
-def _reward(settings: TrainGrpo, context: Context, model: LoadedModel, calls: Calls) -> Reward:
+def _reward(
+    settings: TrainGrpo, context: Context, model: LoadedModel, calls: Calls, columns: Sequence[Columns]
+) -> Reward:
     around = RewardResources(
         terminator=model.template.terminator,
         turn_starts=model.template.turn_starts,
@@ -374,6 +385,7 @@ def _reward(settings: TrainGrpo, context: Context, model: LoadedModel, calls: Ca
         detect=_detect() if any(isinstance(gate, LanguageGate) for gate in settings.reward.gates) else None,
         calls=calls,
         ends=context.leaving,
+        columns=columns,
     )
     return build_reward(settings.reward, around)
 

@@ -1,10 +1,13 @@
 """Settings of low-rank adapters, for every stage that trains."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from togi.core.settings import Settings
+from togi.model.adapter import ALL_LINEAR
+
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Lora(Settings):
@@ -15,7 +18,7 @@ class Lora(Settings):
     targets: tuple[str, ...] = Field(
         default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         min_length=1,
-        description="names of linear layers; all-linear: all except the heads",
+        description="names of linear layers; all-linear, alone or in the list: all except the heads",
     )
     rank_stabilised: bool = Field(default=False, description="scale by alpha / sqrt(rank) instead (rsLoRA)")
     token_rows: tuple[str, ...] = Field(
@@ -33,6 +36,12 @@ class Lora(Settings):
         "peft and vLLM load onto its base; both: the merged model, with the adapter in output/adapter. A "
         "reward model can only be merged",
     )
+
+    @field_validator("targets", mode="before", json_schema_input_type=Literal["all-linear"] | Names)
+    @classmethod
+    def _one_word(cls, value: Any) -> Any:
+        """`all-linear` alone, as PEFT and Axolotl write it."""
+        return (value,) if value == ALL_LINEAR else value
 
     @field_validator("targets", "token_rows")
     @classmethod

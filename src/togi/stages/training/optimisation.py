@@ -19,6 +19,7 @@ class Optimisation(Resources):
     A subclass adds its data, and narrows `validation` to the records that it accepts.
     """
 
+    lengths: ClassVar[tuple[str, ...]] = ("steps", "epochs", "tokens")
     measures: ClassVar[tuple[str, ...]] = ("loss",)
     adds_router_loss: ClassVar[bool] = False
 

@@ -17,6 +17,7 @@ from togi.model.load import LoadedModel
 from togi.stages.base import MODEL_FOLDER
 from togi.stages.context import Context
 from togi.stages.models import keep_model
+from togi.stages.refused import refused
 from togi.stages.rehearsal_work import Rehearsed, data_rows
 from togi.stages.spoken import Spoken
 from togi.stages.training.chosen_guard import FallWatch
@@ -144,7 +145,7 @@ class PairToExample(PairReader):
         except Unrendered:
             raise
         except InputError as error:
-            raise InputError(f"stage {self.context.name}: pair {pair.id}: {error}") from None
+            raise refused(self.context.name, "pair", pair.id, self.model.name, error) from None
         ids, scored = found.ids, found.mask
         if self.second_bos and any(scored):
             place = scored.index(True)

@@ -16,8 +16,8 @@ USABLE_CPU = 0.7  # on a CPU the gaps are larger: docs/memory.md
 
 
 def key_room(total: float, weights: float) -> float:
-    """Bytes for the key-value cache of one generating model on a card of `total` bytes: what its weights leave free, or
-    what remains besides half of the card, which several loaded models may fill, if that is less."""
+    """Bytes for the key-value cache of one generating model on a card of `total` bytes. This is what its weights leave
+    free, but at most what remains if loaded models fill half of the card."""
     return max(USABLE * total - max(weights, total / 2), 0.0)
 
 
@@ -67,8 +67,8 @@ class Resources(RankedSettings):
         saved = f"lora.save: {self.lora.save}"
         if self.lora.base == "nf4":
             raise ValueError(
-                f"{saved}: with lora.base nf4 the adapter is trained on 4-bit weights that are not stored anywhere; on "
-                "the unquantised base it would give a different model; use save: merged, or a base saved in 4 bits"
+                f"{saved}: with lora.base nf4 the adapter is trained on 4-bit weights that are not stored anywhere. On "
+                "the unquantised base it would give a different model: use save: merged, or a base saved in 4 bits"
             )
         return self
 

@@ -18,6 +18,7 @@ from togi.objectives.sft import SFT
 from togi.stages.base import MODEL_FOLDER
 from togi.stages.context import Context
 from togi.stages.models import keep_model, load_trainable
+from togi.stages.refused import refused
 from togi.stages.rehearsal_work import Rehearsed, data_rows, weightless
 from togi.stages.spoken import Spoken
 from togi.stages.training.dropped_work import dropped_warning, tell_dropped
@@ -144,7 +145,7 @@ class ChatToExample(Rendering):
         except Unrendered:
             raise
         except InputError as error:
-            raise InputError(f"stage {self.context.name}: chat {chat.id}: {error}") from None
+            raise refused(self.context.name, "chat", chat.id, model.name, error) from None
         if len(found) == 1:
             return found
         self.counts["rewritten_chats"] += 1

@@ -1,7 +1,7 @@
 """The format of tokenised examples on disk, and its writer.
 
-A folder holds six files. Each token has its id (2 bytes, or 4 if the vocabulary has more than 65,536 tokens) and one
-bit that tells whether it is scored; each sequence 8 bytes with its end; each example a row (ROW) and its id.
+A folder holds six files. A token takes 2 bytes for its id, or 4 if the vocabulary has more than 65,536 tokens, and one
+bit that tells whether it is scored. A sequence takes 8 bytes for its end, an example a row (ROW) and its id.
 `tokens.json` holds the counts and the files' hashes.
 """
 

@@ -63,5 +63,5 @@ def _leaked(found: Mapping[str, Mapping[str, int]]) -> list[str]:
     for name, marks in found.items():
         first = sorted(marks.items(), key=lambda mark: -mark[1])[:LISTED]
         if first:
-            told.append(f"{name} leaks " + ", ".join(f"{mark} in {count} answers" for mark, count in first))
+            told.append(f"answers of {name} leak " + ", ".join(f"{mark} ({count})" for mark, count in first))
     return told
