@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
 from served import serving
 
 from togi.client.endpoint import Endpoint
 from togi.client.rendering import unread_roles
+from togi.core.errors import InputError
 from togi.rollout.local import Sampler
 from togi.serve.app import Served
 from togi.serve.chat import Speaker, chat_app
@@ -26,7 +28,9 @@ def test_turns_that_a_template_leaves_out_or_replaces_are_found(model):
     with serving(chat_app(*beside("whole", model.template), beside=others)) as url:
         found = {
             name: unread_roles(Endpoint(name=name, urls=(f"{url}/v1",), model=name), TURNS)
-            for name in ("whole", "fixed", "roleless", "unknown")
+            for name in ("whole", "fixed", "unknown")
         }
-    assert found == {"whole": [], "fixed": ["system"], "roleless": None, "unknown": None}
+        with pytest.raises(InputError, match="refuses the conversation: template 'chatml' has no role 'documents'"):
+            unread_roles(Endpoint(name="roleless", urls=(f"{url}/v1",), model="roleless"), TURNS)
+    assert found == {"whole": [], "fixed": ["system"], "unknown": None}
     assert unread_roles(Endpoint(name="gone", urls=(f"{url}/v1",), model="whole"), TURNS) is None
