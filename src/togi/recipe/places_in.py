@@ -1,6 +1,7 @@
 """The location of an error in a recipe, and the settings that are allowed there."""
 
 import types
+from collections.abc import Iterator
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -10,26 +11,23 @@ from togi.recipe.document import KeyPath
 
 def present(values: Any, loc: tuple[Any, ...]) -> KeyPath:
     """The part of an error's location that exists in the recipe (without the tags of unions)."""
-    path: list[str | int] = []
-    here = values
-    for part in loc:
-        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int)):
-            here = here[part]
-            path.append(part)
-    return tuple(path)
+    return tuple(part for part, is_key in _walked(values, loc) if is_key)
 
 
 def chosen(values: Any, loc: tuple[Any, ...]) -> KeyPath:
     """`present`, and after each map that says its `type`, this type, if the location has it as the tag of a union."""
-    path: list[str | int] = []
+    return tuple(part for part, _ in _walked(values, loc))
+
+
+def _walked(values: Any, loc: tuple[Any, ...]) -> Iterator[tuple[str | int, bool]]:
+    """The keys of a location that exist in the recipe (True), and the tags that are the `type` of their map (False)."""
     here = values
     for part in loc:
         if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int)):
             here = here[part]
-            path.append(part)
+            yield part, True
         elif isinstance(here, dict) and part == here.get("type"):
-            path.append(part)
-    return tuple(path)
+            yield part, False
 
 
 def fields_at(annotation: Any, loc: tuple[Any, ...]) -> list[str]:

@@ -163,6 +163,15 @@ def passes_on(**named: str) -> PassesOn:
     return PassesOn(named)
 
 
+def refuse_unread(settings: Any, readers: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError for a setting that `settings.method` does not read; `readers` has the methods that read it."""
+    for name, methods in readers.items():
+        if getattr(settings, name) != type(settings).model_fields[name].default and settings.method not in methods:
+            raise ValueError(
+                f"{name} is only read with method: {' or '.join(methods)}, found {settings.method}; remove it"
+            )
+
+
 def with_models(settings: StageSettings) -> bool:
     """Whether the settings refer to a model."""
     return any({"model", "scorer", "embedder"} & {*ref.kinds} for _, ref in references(settings))

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from togi.core.settings import ModelRef, QuestionsRef, RecipePath, Ref, ScorerRef
-from togi.stages.base import PassingSettings, RowSettings, StageType, passes_on, with_models
+from togi.stages.base import PassingSettings, RowSettings, StageType, passes_on, refuse_unread, with_models
 from togi.stages.bounds import TURN, answered, ask_scores, last_turns, prompt_size, read, text_size
 from togi.stages.cost import Cost, Inputs, Known, passing_on
 from togi.stages.failures import FailureSettings
@@ -125,11 +125,7 @@ class Curate(PassingSettings, RowSettings, FailureSettings):
             "scorer": ("reward",),
             "prompt": ("json",),
         }
-        for name, methods in readers.items():
-            if getattr(self, name) != type(self).model_fields[name].default and self.method not in methods:
-                raise ValueError(
-                    f"{name} is only read with method: {' or '.join(methods)}, found {self.method}; remove it"
-                )
+        refuse_unread(self, readers)
         if self.threshold is not None and self.keep_share != type(self).model_fields["keep_share"].default:
             raise ValueError("threshold and keep_share both set how much is kept; set only one of them")
         return self

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from togi.core.settings import EmbedderRef, RecordsRef, Ref
 from togi.data.compared import Part
-from togi.stages.base import PassingSettings, StageType, passes_on
+from togi.stages.base import PassingSettings, StageType, passes_on, refuse_unread
 from togi.stages.cost import at_most_the_input
 
 REASONS = ("copy", "near_copy")
@@ -61,11 +61,7 @@ class Dedup(PassingSettings):
     @model_validator(mode="after")
     def _reads_what_it_is_given(self) -> Self:
         read = {"threshold": ("minhash", "embeddings"), "ngram": ("minhash",), "embedder": ("embeddings",)}
-        for name, methods in read.items():
-            if getattr(self, name) != type(self).model_fields[name].default and self.method not in methods:
-                raise ValueError(
-                    f"{name} is only read with method: {' or '.join(methods)}, found {self.method}; remove it"
-                )
+        refuse_unread(self, read)
         return self
 
 
