@@ -20,22 +20,16 @@ SMALL = tuple(pattern for pattern in WEIGHT_PATTERNS if pattern not in ("*.safet
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 OBJECTS = ("config.json", "generation_config.json", "togi.json", "added_tokens.json", "vocab.json", *TOKENIZER)
 CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "max_sequence_length")
+NAMESAKES = ("aqlm", "auto-round", "bitsandbytes", "compressed-tensors", "hqq", "quark", "torchao", "vptq")
 LIBRARIES = {
-    "aqlm": "aqlm",
-    "auto-round": "auto_round",
+    **{name: name.replace("-", "_") for name in NAMESAKES},
     "awq": "gptqmodel",
-    "bitsandbytes": "bitsandbytes",
-    "compressed-tensors": "compressed_tensors",
     "eetq": "kernels",
     "fbgemm_fp8": "fbgemm_gpu",
     "gptq": "gptqmodel",
     "higgs": "flute",
-    "hqq": "hqq",
     "quanto": "optimum",
-    "quark": "quark",
     "spqr": "spqr_quant",
-    "torchao": "torchao",
-    "vptq": "vptq",
 }
 """Quantisation methods, and the library that each needs."""
 

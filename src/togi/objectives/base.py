@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from togi.core.errors import RecipeError, StageError
+from togi.core.errors import StageError
 
 Metrics = dict[str, tuple[Tensor | float, Tensor | float]]
 
@@ -117,19 +117,6 @@ def nonzero_total(totals: Mapping[str, float], name: str) -> float:
             "answer was cut off; `togi check` shows the loss mask of samples"
         )
     return totals[name]
-
-
-def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
-    """Raises RecipeError unless `value` is one of `allowed`."""
-    if value not in tuple(allowed):
-        raise RecipeError(f"objective.{key}: found {value!r}; allowed: {', '.join(allowed)}")
-
-
-def check_ranges(fits: Mapping[str, bool], allowed: str) -> None:
-    """Raises RecipeError with the names of the settings that are out of range."""
-    wrong = [name for name, fine in fits.items() if not fine]
-    if wrong:
-        raise RecipeError(f"objective: {', '.join(wrong)} out of range; allowed: {allowed}")
 
 
 def segment_sum(value_N: Tensor, sequence_N: Tensor, num_sequences: int) -> Tensor:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from togi.objectives.base import Batch, check_ranges, require
+from togi.objectives.base import Batch, require
+from togi.objectives.checks import check_ranges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

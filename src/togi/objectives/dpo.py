@@ -22,19 +22,8 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from togi.core.errors import RecipeError
-from togi.objectives.base import (
-    Batch,
-    Metrics,
-    Output,
-    check_choice,
-    check_ranges,
-    mean_of,
-    nonzero_total,
-    require,
-    segment_length,
-    segment_sum,
-)
+from togi.objectives.base import Batch, Metrics, Output, mean_of, nonzero_total, require, segment_length, segment_sum
+from togi.objectives.checks import check_choice, check_ranges, refuse
 from togi.objectives.pairs import logp_metrics, pair_counts, reward_metrics, sides
 from togi.objectives.rules import dpo_problem
 
@@ -60,8 +49,7 @@ class DPO:
             "sft_weight": self.sft_weight >= 0,
         }
         check_ranges(fits, "beta > 0, 0 <= label_smoothing < 0.5, sft_weight >= 0")
-        if wrong := dpo_problem(self.loss_type, self.label_smoothing):
-            raise RecipeError(f"objective: {wrong}")
+        refuse(dpo_problem(self.loss_type, self.label_smoothing))
 
     @property
     def needs(self) -> frozenset[str]:

@@ -30,8 +30,6 @@ from togi.objectives.base import (
     Batch,
     Metrics,
     Output,
-    check_choice,
-    check_ranges,
     largest_of,
     mean_of,
     require,
@@ -39,6 +37,7 @@ from togi.objectives.base import (
     segment_mean,
     segment_sum,
 )
+from togi.objectives.checks import check_choice, check_ranges, refuse
 from togi.objectives.rules import Level, policy_problem
 
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo"]
@@ -314,7 +313,7 @@ def _check_ranges(settings: GRPO) -> None:
 def _check_unread(settings: GRPO) -> None:
     """Rejects settings that the loss type does not use."""
     kind = settings.loss_type
-    wrong = policy_problem(
+    problem = policy_problem(
         kind,
         level=settings.level,
         max_weight=settings.max_weight,
@@ -322,8 +321,7 @@ def _check_unread(settings: GRPO) -> None:
         eps_high=settings.eps_high,
         delta=settings.delta,
     )
-    if wrong:
-        raise RecipeError(f"objective: {wrong}")
+    refuse(problem)
     if (settings.max_tokens is not None) != (kind == "dr_grpo"):
         raise RecipeError(
             "objective.max_tokens: dr_grpo needs it (the longest answer in tokens) and no other loss type uses it; "

@@ -9,7 +9,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from togi.objectives.base import Batch, Metrics, Output, check_choice, mean_of, nonzero_total, require, segment_mean
+from togi.objectives.base import Batch, Metrics, Output, mean_of, nonzero_total, require, segment_mean
+from togi.objectives.checks import check_choice
 
 Normalise = Literal["tokens", "sequences"]
 

@@ -25,19 +25,17 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from togi.core.errors import RecipeError
 from togi.objectives.base import (
     Batch,
     Metrics,
     Output,
-    check_choice,
-    check_ranges,
     nonzero_total,
     require,
     segment_length,
     segment_mean,
     segment_sum,
 )
+from togi.objectives.checks import check_choice, check_ranges, refuse
 from togi.objectives.clipping import Clipping
 from togi.objectives.pairs import logp_metrics, pair_counts, reward_metrics, sides
 from togi.objectives.rules import smpo_problem
@@ -75,8 +73,7 @@ class SMPO:
         check_ranges(
             fits, "beta > 0, target_margin >= 0, margin_delta > 0, 0 <= chosen_sft_ratio <= 1, sft_weight >= 0"
         )
-        if wrong := smpo_problem(self.loss_type, self.margin_delta):
-            raise RecipeError(f"objective: {wrong}")
+        refuse(smpo_problem(self.loss_type, self.margin_delta))
 
     @property
     def needs(self) -> frozenset[str]:

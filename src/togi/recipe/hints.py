@@ -34,7 +34,7 @@ def meant(found: str, allowed: Sequence[str], nested: Sequence[str] = (), place:
     more = MORE.get(found, "")
     if ours := [name for name in FOREIGN.get(found, ()) if name in allowed or name in nested]:
         return f"; did you mean {ours[0]!r}?" + (f" ({more})" if more else "")
-    if more.startswith(ELSEWHERE):
+    if found in ELSEWHERE:
         return f"; did you mean {FOREIGN[found][0]!r}? ({more})"
     ends = [name for name in (*allowed, *nested) if found and name.lower().endswith(f".{found.lower()}")]
     if not ends and place:

@@ -21,33 +21,25 @@ from togi.stages.data import (
 from togi.stages.evaluation import calibrate, evaluate
 from togi.stages.training import dpo, grpo, pretrain, reward, sft, smpo
 
-STAGES = {
-    stage.name: stage
-    for stage in (
-        importing.STAGE,
-        synthesize.STAGE,
-        curate.STAGE,
-        dedup.STAGE,
-        decontaminate.STAGE,
-        diversify.STAGE,
-        mix.STAGE,
-        select.STAGE,
-        split.STAGE,
-        contrast.STAGE,
-        respond.STAGE,
-        score.STAGE,
-        pairs.STAGE,
-        label.STAGE,
-        pretrain.STAGE,
-        sft.STAGE,
-        reward.STAGE,
-        dpo.STAGE,
-        smpo.STAGE,
-        grpo.STAGE,
-        evaluate.STAGE,
-        calibrate.STAGE,
-    )
-}
+DATA = (
+    importing.STAGE,
+    synthesize.STAGE,
+    curate.STAGE,
+    dedup.STAGE,
+    decontaminate.STAGE,
+    diversify.STAGE,
+    mix.STAGE,
+    select.STAGE,
+    split.STAGE,
+    contrast.STAGE,
+    respond.STAGE,
+    score.STAGE,
+    pairs.STAGE,
+    label.STAGE,
+)
+TRAINING = (pretrain.STAGE, sft.STAGE, reward.STAGE, dpo.STAGE, smpo.STAGE, grpo.STAGE)
+EVALUATION = (evaluate.STAGE, calibrate.STAGE)
+STAGES = {stage.name: stage for stage in (*DATA, *TRAINING, *EVALUATION)}
 
 
 def kinds_taken() -> dict[str, list[str]]:

@@ -27,7 +27,6 @@ from togi.stages.evaluation.benchmarks import graded_work, mt_bench_work
 from togi.stages.evaluation.benchmarks.graded import GradedSet
 from togi.stages.evaluation.benchmarks.mt_bench import MtBench
 from togi.stages.evaluation.benchmarks.room_work import Room
-from togi.stages.evaluation.benchmarks.safety import Safety
 
 QUESTIONS = PromptsRef("$questions")
 RECIPE = """\
@@ -228,8 +227,6 @@ def test_what_is_missing_is_said_before_anything_is_asked(tmp_path: Path, work: 
     ("settings", "more", "says"),
     [
         (GradedSet, {"scale": [5, 1]}, r"scale is \[5, 1\]: put the lowest grade first"),
-        (GradedSet, {"prompt_name": "x"}, "prompt is not set"),
-        (Safety, {"prompt_name": "x"}, "prompt is not set"),
         (MtBench, {"protocol": "llm-jp", "system": "Hi"}, "remove system"),
         (MtBench, {"temperatures": {"math": 3}}, "temperatures"),
     ],

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from togi.core.judging import NamedJudgePrompt
 from togi.core.sampling import Sampling
 from togi.core.settings import PromptsRef, RecipePath, Ref
 from togi.stages.bounds import TURN, answered, prompt_size, read, text_size
@@ -17,7 +18,7 @@ of the five labels, or several; the label is another one. If one game of a quest
 with it."""
 
 
-class Arena(BenchmarkSettings, Sampling):
+class Arena(NamedJudgePrompt, BenchmarkSettings, Sampling):
     """Every model answers the questions. A judge compares each answer with the baseline's in two games, one in each
     order, and gives one of five labels. Reports win rates against the baseline and a leaderboard. Answers, judgments
     and battles are stored in arena-hard's file layouts."""
@@ -36,7 +37,6 @@ class Arena(BenchmarkSettings, Sampling):
     )
     temperature: float = Field(default=0.0, ge=0, le=2, description="temperature of the answers; 0 is greedy")
     max_tokens: int = Field(default=2048, ge=1, description="maximum tokens of an answer, terminator included")
-    language: Literal["en", "ja", "ru"] = Field(default="en", description="language of togi's own prompt for the judge")
     read: Literal["text", "logprobs"] = Field(
         default="text",
         description="text: read the label from the judge's text; logprobs: compare the judge's log-probabilities of A "
@@ -46,7 +46,6 @@ class Arena(BenchmarkSettings, Sampling):
         default=None,
         description="your own judge prompt that asks for the five labels: Jinja (.j2) or FastChat's .jsonl",
     )
-    prompt_name: str | None = Field(default=None, description="which prompt to use from a file that holds several")
     judge_temperature: float = Field(default=0.0, ge=0, le=2, description="temperature of the judge")
     judge_max_tokens: int = Field(default=4096, ge=1, description="maximum tokens of the judge's text")
     retries: int = Field(default=1, ge=0, le=8, description="how often to ask again after a text without any label")

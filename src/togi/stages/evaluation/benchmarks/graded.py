@@ -4,16 +4,16 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from togi.core.judging import NamedJudgePrompt
 from togi.stages.evaluation.benchmarks.base import BenchmarkType
 from togi.stages.evaluation.benchmarks.judged import REASONS, JudgedSettings, estimate, measures
 
 
-class GradedSet(JudgedSettings):
+class GradedSet(JudgedSettings, NamedJudgePrompt):
     """Each model answers every turn of every question, and a judge grades the answers. The judge sees the question's
     reference answer and rubric if it has them."""
 
     type: Literal["graded"] = "graded"
-    prompt_name: str | None = Field(default=None, description="which prompt to use from a file that holds several")
     scale: tuple[int, int] = Field(default=(1, 10), description="lowest and highest grade")
     reference: bool = Field(default=True, description="show the judge the question's reference answer, if there is one")
     rubric: str | None = Field(
@@ -26,8 +26,6 @@ class GradedSet(JudgedSettings):
     def _has_a_scale(self) -> Self:
         if self.scale[0] >= self.scale[1]:
             raise ValueError(f"scale is {list(self.scale)}: put the lowest grade first, then the highest")
-        if self.prompt_name is not None and self.prompt is None:
-            raise ValueError("prompt_name selects from the file under prompt, but prompt is not set")
         return self
 
 

@@ -8,9 +8,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from togi.core.judging import JudgePrompt
 from togi.core.records import Prompt, Record
 from togi.core.sampling import Sampling
-from togi.core.settings import PromptsRef, RecipePath, Ref
+from togi.core.settings import PromptsRef, Ref
 from togi.data.question_files import CHOICES, TURNS
 from togi.stages.bounds import REQUEST, TURN, largest, prompt_size, records_of, text_size, whole
 from togi.stages.cost import Cost, Known
@@ -22,7 +23,7 @@ LLM_JP_SYSTEM = "以下は、タスクを説明する指示です。要求を適
 """The system prompt that llm-jp-judge puts before every conversation, even in English benchmarks."""
 
 
-class JudgedSettings(BenchmarkSettings, Sampling):
+class JudgedSettings(JudgePrompt, BenchmarkSettings, Sampling):
     """Every model answers the questions, and a judge grades the answers. Each round repeats both."""
 
     questions: PromptsRef = Field(description="questions to answer; the judge is shown a question's reference answer")
@@ -36,11 +37,6 @@ class JudgedSettings(BenchmarkSettings, Sampling):
         default=None, min_length=1, description="with protocol plain: system prompt of every conversation"
     )
     max_tokens: int = Field(default=1024, ge=1, description="maximum tokens of an answer, terminator included")
-    language: Literal["en", "ja", "ru"] = Field(default="en", description="language of togi's own prompt for the judge")
-    prompt: RecipePath | None = Field(
-        default=None,
-        description="your own judge prompt: Jinja (.j2), FastChat's judge_prompts.jsonl or a .yaml of llm-jp-judge",
-    )
     reads: Literal["togi", "llm-jp", "fastchat"] = Field(
         default="togi",
         description="how a grade is read if the prompt's file does not specify it: togi reads the grade that the "

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from togi.core.judging import NamedJudgePrompt
 from togi.core.records import Pair, Record
 from togi.core.settings import PairsRef, RecipePath, Ref, ScorerRef, refs_of
 from togi.rewards.settings import SystemTurns
@@ -17,7 +18,7 @@ REASONS = ("tie", "same_text", "no_score", "no_verdict", "failed")
 verdict or grade; a request failed."""
 
 
-class RewardAccuracy(BenchmarkSettings):
+class RewardAccuracy(NamedJudgePrompt, BenchmarkSettings):
     """How often a reward model scores the answer that people prefer higher. A language model is asked as a judge
     instead, with the answers in both orders."""
 
@@ -35,7 +36,6 @@ class RewardAccuracy(BenchmarkSettings):
         default="keep",
         description="the prompts' system turns in what reward models read; drop: leave them out, as in the training",
     )
-    language: Literal["en", "ja", "ru"] = Field(default="en", description="language of togi's own judge prompt")
     read: Literal["text", "logprobs"] = Field(
         default="text",
         description="text: read a judge's text; logprobs: compare its log-probabilities of A and B, for small judges "
@@ -45,7 +45,6 @@ class RewardAccuracy(BenchmarkSettings):
         default=None,
         description="your own judge prompt for two answers (for one, with best_of): Jinja (.j2) or FastChat's .jsonl",
     )
-    prompt_name: str | None = Field(default=None, description="which prompt to use from a file that holds several")
     temperature: float = Field(default=0.0, ge=0, le=2, description="temperature of a judge; 0 is greedy")
     max_tokens: int = Field(default=512, ge=1, description="maximum tokens of a judge's text, reasoning included")
     retries: int = Field(default=1, ge=0, le=8, description="how often to ask again after an unreadable verdict")

@@ -1,21 +1,21 @@
 """`safety`: safety of answers, graded from 1 to 5 as in AnswerCarefully (docs/evaluation.md)."""
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from togi.core.judging import NamedJudgePrompt
 from togi.core.settings import APART, SamplesRef
 from togi.stages.evaluation.benchmarks.base import BenchmarkType
 from togi.stages.evaluation.benchmarks.judged import REASONS, JudgedSettings, estimate, measures
 
 
-class Safety(JudgedSettings):
+class Safety(JudgedSettings, NamedJudgePrompt):
     """Each model answers harmful questions, and a judge grades how safe the answers are. Reports the score, the shares
     of acceptable answers, of violations and of neither, and refusals."""
 
     type: Literal["safety"] = "safety"
     rounds: int = Field(default=3, ge=1, le=64, description="how often all questions are answered and judged")
-    prompt_name: str | None = Field(default=None, description="which prompt to use from a file that holds several")
     reference: bool = Field(default=True, description="show the judge the question's reference answer, if there is one")
     safety_prompt: str | None = Field(
         default=None,
@@ -42,12 +42,6 @@ class Safety(JudgedSettings):
             return super().systems
         before = f"{self.spoken_system}\n\n" if self.spoken_system else ""
         return (self.spoken_system, before + self.safety_prompt)
-
-    @model_validator(mode="after")
-    def _chooses(self) -> Self:
-        if self.prompt_name is not None and self.prompt is None:
-            raise ValueError("prompt_name selects from the file under prompt, but prompt is not set")
-        return self
 
 
 BENCHMARK = BenchmarkType(
