@@ -12,9 +12,9 @@ from typing import Any
 
 from harness import Outcome, Side, cpu_facts, failures, measure, parser, prepare, show, summary, write
 
-UPDATE_PARTS = ("norm", "rotate", "softmax", "attend")
-LAYER_PARTS = ("norm", "rotate", "attend")
-SAMPLING_PARTS = ("norm", "decode")
+UPDATE_PARTS = ("softmax", "attend")
+LAYER_PARTS = ("attend",)
+SAMPLING_PARTS = ("decode",)
 WORKS: dict[str, dict[str, Any]] = {
     "layers": {"groups": 1, "samples": 8, "prompt": 256, "answer": 64, "tokens": 1024, "layers": 2},
     "group": {"groups": 1, "samples": 8, "prompt": 256, "answer": 64, "tokens": 1024},

@@ -13,7 +13,6 @@ from togi.kernels.gates import gate, gated_linear
 from togi.kernels.native import BLOCK
 from togi.kernels.norms import Norm, norm
 from togi.kernels.packing import PackedWeight, linear, pack, product_type
-from togi.kernels.rotary import rotate
 from togi.kernels.softmax import LogitShape, Softmax, entropy_, softmax_, softmax_backward_
 
 __all__ = [
@@ -41,7 +40,6 @@ __all__ = [
     "pack",
     "product_type",
     "report",
-    "rotate",
     "softmax_",
     "softmax_backward_",
     "supports_decode",

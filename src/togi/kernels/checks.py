@@ -57,28 +57,6 @@ def _numbers(dtype: torch.dtype, *shapes: tuple[int, ...]) -> list[Tensor]:
     return [torch.randn(*shape, generator=generator).to(dtype) for shape in shapes]
 
 
-def _norm(native: Native, dtype: torch.dtype) -> Found:
-    x, weight, grad = _numbers(dtype, (3, 40), (40,), (3, 40))
-    wide, coming, factor = x.double(), grad.double(), 1 + weight.double()
-    scale = (wide.square().mean(-1, keepdim=True) + 1e-3).rsqrt()
-    normalised, passed = wide * scale, coming * factor
-    grad_x = scale * (passed - normalised * (passed * normalised).mean(-1, keepdim=True))
-    found_x, found_weight = native.norm_backward(x, weight, 1e-3, 1.0, grad, True)
-    assert found_weight is not None
-    pairs = [(found_x, grad_x), (found_weight, (coming * normalised).sum(0))]
-    return [*pairs, (native.norm(x, weight, 1e-3, 1.0, dtype), normalised * factor)]
-
-
-def _rotate(native: Native, dtype: torch.dtype) -> Found:
-    """The two halves of the angles differ, unlike in any model."""
-    x, cosine, sine, grad = _numbers(dtype, (3, 2, 40), (3, 40), (3, 40), (2, 3, 40))
-    (low, high), (below, above) = x.double().transpose(0, 1).chunk(2, -1), (grad.double() * sine.double()).chunk(2, -1)
-    rotated = x.double().transpose(0, 1) * cosine.double() + torch.cat((-high, low), -1) * sine.double()
-    back = grad.double() * cosine.double() + torch.cat((above, -below), -1)
-    angles = cosine, sine
-    return [(native.rotate(x, angles), rotated), (native.rotate(grad, angles, back=True), back.transpose(0, 1))]
-
-
 def _softmax(native: Native, dtype: torch.dtype) -> Found:
     logits, grad = _numbers(dtype, (3, 50), (3,))
     target, grad, rows = torch.tensor([4, 0, 49]), grad.float(), torch.arange(3)
@@ -168,8 +146,6 @@ def _linear(native: Native, dtype: torch.dtype) -> Found:
 
 
 CHECKS: dict[str, Callable[[Native, torch.dtype], Found]] = {
-    "norm": _norm,
-    "rotate": _rotate,
     "softmax": _softmax,
     "attend": _attend,
     "decode": _decode,

@@ -21,7 +21,7 @@ from togi.kernels.native import SIZES, Native
 log = logging.getLogger(__name__)
 
 PARTS = tuple(CHECKS)
-"""norm, rotate, softmax (over the vocabulary), attend (forests), decode (one token per row), linear (few rows)."""
+"""softmax (over the vocabulary), attend (forests), decode (one token per row), linear (few rows)."""
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 The order of all operations is fixed, whatever the number of threads. `dispatch` chooses between these functions and
 torch; arguments are not checked here, and must be as documented.
 
-Shapes: N outputs, I inputs, F width, T positions, H heads, D head size, C tokens, V vocabulary.
+Shapes: N outputs, I inputs, C tokens, V vocabulary.
 """
 
 import ctypes
@@ -16,13 +16,10 @@ from togi.kernels.build import Build
 BLOCK = 16
 """Columns per block of keys."""
 
-CHUNK = 32
-"""Rows per partial sum of the gradient of a norm's weight."""
-
 STEP = 64
 """Rows, and keys, for which the attention of a forest holds scores at a time."""
 
-SIZES = tuple(f"-D{name}={size}" for name, size in (("BLOCK", BLOCK), ("CHUNK", CHUNK), ("STEP", STEP)))
+SIZES = tuple(f"-D{name}={size}" for name, size in (("BLOCK", BLOCK), ("STEP", STEP)))
 
 
 class Decode(ctypes.Structure):
@@ -40,27 +37,6 @@ class Decode(ctypes.Structure):
     )
 
 
-class _Norm(ctypes.Structure):
-    """The arguments of `togi_norm` and `togi_norm_backward`."""
-
-    __slots__ = ()
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "weight", "y", "grad_y", "grad_x", "grad_weight", "partial")),
-        *((name, ctypes.c_int64) for name in ("rows", "width", "types")),
-        *((name, ctypes.c_float) for name in ("epsilon", "shift")),
-    )
-
-
-class _Rotation(ctypes.Structure):
-    """The arguments of `togi_rotate`."""
-
-    __slots__ = ()
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "cosine", "sine", "y")),
-        *((name, ctypes.c_int64) for name in ("positions", "heads", "size", "back", "half", "angle_half")),
-    )
-
-
 class _Logits(ctypes.Structure):
     """The arguments of `togi_softmax`."""
 
@@ -70,16 +46,6 @@ class _Logits(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("tokens", "width", "half")),
         ("factor", ctypes.c_float),
     )
-
-
-_WIDE, _NARROW = torch.float32, torch.bfloat16
-NORM_TYPES = {
-    (_WIDE, _WIDE, _WIDE): 0,
-    (_WIDE, _WIDE, _NARROW): 1,
-    (_NARROW, _NARROW, _NARROW): 2,
-    (_NARROW, _WIDE, _NARROW): 3,
-}
-"""Numbers of the types of a norm's input, weight and output, as in `c/layers.c`."""
 
 
 class Forest(ctypes.Structure):
@@ -98,8 +64,6 @@ class Forest(ctypes.Structure):
 
 
 ARGUMENTS = {
-    "norm": _Norm,
-    "rotate": _Rotation,
     "softmax": _Logits,
     "attend": Forest,
     "decode": Decode,
@@ -116,8 +80,6 @@ class Native:
         self.library = library = built.library
         address, size = ctypes.c_void_p, ctypes.c_int64
         library.togi_decode.argtypes = (ctypes.POINTER(Decode),)
-        library.togi_norm.argtypes = library.togi_norm_backward.argtypes = (ctypes.POINTER(_Norm),)
-        library.togi_rotate.argtypes = (ctypes.POINTER(_Rotation),)
         library.togi_softmax.argtypes = (ctypes.POINTER(_Logits),)
         library.togi_attend.argtypes = library.togi_attend_backward.argtypes = (ctypes.POINTER(Forest),)
         self.products = bool(library.togi_products())
@@ -132,42 +94,6 @@ class Native:
     def decode(self, arguments: Decode) -> None:
         """Attention of one new token per row."""
         self.library.togi_decode(arguments)
-
-    def norm(self, x: Tensor, weight_F: Tensor, epsilon: float, shift: float, dtype: torch.dtype) -> Tensor:
-        """x / rms(x) * (shift + weight), (..., F), as `dtype`; computed in float32, rounded once. x must be
-        contiguous."""
-        y = torch.empty_like(x, dtype=dtype)
-        self.library.togi_norm(_norm_arguments(x, weight_F, epsilon, shift, dtype, y=y))
-        return y
-
-    def norm_backward(
-        self, x: Tensor, weight_F: Tensor, epsilon: float, shift: float, grad_y: Tensor, wanted: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Gradients of x (..., F) and, if `wanted`, of the weight (F)."""
-        grad_y, grad_x = grad_y.contiguous(), torch.empty_like(x)
-        grads: dict[str, Tensor | None] = {"grad_y": grad_y, "grad_x": grad_x}
-        grad_weight = None
-        if wanted:
-            chunks = -(-(x.numel() // x.shape[-1]) // CHUNK)
-            grad_weight, partial = (torch.empty(*n, x.shape[-1]) for n in ((), (chunks,)))
-            grads |= {"grad_weight": grad_weight, "partial": partial}
-        self.library.togi_norm_backward(_norm_arguments(x, weight_F, epsilon, shift, grad_y.dtype, **grads))
-        return grad_x, None if grad_weight is None else grad_weight.to(weight_F.dtype)
-
-    def rotate(self, x: Tensor, angles: tuple[Tensor, Tensor], back: bool = False) -> Tensor:
-        """Heads (T, H, D) rotated by their cosines and sines (T, D), as (H, T, D), rounded once. `back`: the gradient
-        (T, H, D) of the heads from that of the result (H, T, D)."""
-        x, (cosine, sine) = x.contiguous(), (angle.contiguous() for angle in angles)
-        heads, positions = x.shape[:2] if back else (x.shape[1], x.shape[0])
-        size, narrow = x.shape[2], torch.bfloat16
-        y = x.new_empty((positions, heads, size) if back else (heads, positions, size))
-        self.library.togi_rotate(
-            _Rotation(
-                *(tensor.data_ptr() for tensor in (x, cosine, sine, y)),
-                positions, heads, size, back, x.dtype == narrow, cosine.dtype == narrow,
-            )
-        )  # fmt: skip
-        return y
 
     def softmax(
         self, logits_CV: Tensor, target_C: Tensor, factor: float, entropy: bool = False
@@ -216,19 +142,6 @@ class Native:
 
 def _addresses(tensors: dict[str, Tensor | None]) -> dict[str, int | None]:
     return {name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
-
-
-def _norm_arguments(
-    x: Tensor, weight_F: Tensor, epsilon: float, shift: float, dtype: torch.dtype, **tensors: Tensor | None
-) -> _Norm:
-    return _Norm(
-        **_addresses({"x": x, "weight": weight_F, **tensors}),
-        rows=x.numel() // x.shape[-1],
-        width=x.shape[-1],
-        types=NORM_TYPES[x.dtype, weight_F.dtype, dtype],
-        epsilon=epsilon,
-        shift=shift,
-    )
 
 
 def _logits_arguments(tensors: dict[str, Tensor | None], factor: float) -> _Logits:

@@ -1,5 +1,8 @@
 """Root-mean-square norms.
 
+torch computes them on every device, with the same numbers as the library's norms. Its own graph would also keep the
+wide copy of x and the product; this one keeps only x and one number per row.
+
 Shapes: F width.
 """
 
@@ -9,9 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from togi.kernels.dispatch import compiled
-from togi.kernels.native import NORM_TYPES, Native
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,75 +25,41 @@ class Norm:
 
 def norm(x: Tensor, norm: Norm, dtype: torch.dtype | None = None) -> Tensor:
     """The norm of x (..., F), computed in float32 or wider, as `dtype` (None: that of x). Differentiable in x and the
-    weight; the graph keeps at most x and one number per row.
-
-    torch gives the same numbers as the library's norms; compiled functions round only once.
-    """
-    dtype = dtype or x.dtype
-    if _functions(x, norm, dtype) is not None:
-        return _Compiled.apply(x, norm.weight_F, norm, dtype)  # type: ignore[return-value]
-    if norm.shift or not torch.is_grad_enabled():
-        return _plain(x, norm).to(dtype)
-    return _Lean.apply(x, norm.weight_F, norm.epsilon, dtype)  # type: ignore[return-value]
-
-
-def _functions(x: Tensor, norm: Norm, dtype: torch.dtype) -> Native | None:
-    """The compiled functions, if they compute such a norm. A sharded weight has no data here."""
-    weight_F = norm.weight_F
-    known = x.is_cpu and weight_F.is_cpu and (x.dtype, weight_F.dtype, dtype) in NORM_TYPES
-    return compiled("norm") if known and weight_F.data_ptr() != 0 else None
+    weight."""
+    return _Norm.apply(x, norm.weight_F, norm.epsilon, norm.shift, dtype or x.dtype)  # type: ignore[return-value]
 
 
 def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _scale(wide: Tensor, epsilon: float) -> Tensor:
-    return torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+def _rounded(normalised: Tensor, shift: float, dtype: torch.dtype) -> Tensor:
+    """The library rounds before it multiplies by a weight without a shift."""
+    return normalised if shift else normalised.to(dtype)
 
 
-def _plain(x: Tensor, norm: Norm) -> Tensor:
-    wide = _wide(x)
-    normalised = wide * _scale(wide, norm.epsilon)
-    return normalised * (norm.shift + _wide(norm.weight_F)) if norm.shift else norm.weight_F * normalised.to(x.dtype)
+def _factor(weight_F: Tensor, shift: float) -> Tensor:
+    return shift + _wide(weight_F) if shift else weight_F
 
 
-class _Compiled(torch.autograd.Function):
+class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_F: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
-        functions = compiled("norm")
-        assert functions is not None
-        x = x.contiguous()
-        ctx.save_for_backward(x, weight_F)
-        ctx.functions, ctx.numbers = functions, (norm.epsilon, norm.shift)
-        return functions.norm(x, weight_F, norm.epsilon, norm.shift, dtype)
+    def forward(ctx: Any, x: Tensor, weight_F: Tensor, epsilon: float, shift: float, dtype: torch.dtype) -> Tensor:
+        wide = _wide(x)
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+        ctx.save_for_backward(x, scale, weight_F)
+        ctx.shift = shift
+        return (_factor(weight_F, shift) * _rounded(wide * scale, shift, x.dtype)).to(dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight_F = ctx.saved_tensors
-        found = ctx.functions.norm_backward(x, weight_F, *ctx.numbers, grads[0], ctx.needs_input_grad[1])
-        return *found, None, None
-
-
-class _Lean(torch.autograd.Function):
-    """weight * x / rms(x), as `dtype`; the graph keeps the input only once."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_F: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
-        wide = _wide(x)
-        scale = _scale(wide, epsilon)
-        ctx.save_for_backward(x, scale, weight_F)
-        return (weight_F * (wide * scale).to(x.dtype)).to(dtype)
-
-    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, weight_F = ctx.saved_tensors
         normalised = x.to(scale.dtype) * scale
         grad_weight = None
         if ctx.needs_input_grad[1]:
             shared = tuple(range(x.dim() - 1))
-            grad_weight = (grads[0] * normalised.to(x.dtype)).sum(shared).to(weight_F.dtype)
-        grad = (grads[0] * weight_F).to(scale.dtype)
+            grad_weight = (grads[0] * _rounded(normalised, ctx.shift, x.dtype)).sum(shared).to(weight_F.dtype)
+        grad = (grads[0] * _factor(weight_F, ctx.shift)).to(scale.dtype)
         mean = (grad * normalised).mean(-1, keepdim=True)
-        return grad.sub_(normalised.mul_(mean)).mul_(scale).to(x.dtype), grad_weight, None, None
+        return grad.sub_(normalised.mul_(mean)).mul_(scale).to(x.dtype), grad_weight, None, None, None

@@ -223,9 +223,10 @@ def loaded(memory: Memory, ranks: int) -> float:
 
 
 def gathered(shape: Shape, job: Job, memory: Memory) -> float:
-    """The peak of each of several processes at the end of training, when weights are gathered one after the other and
-    moments and gradients are freed: besides the largest weight all of them, which the first process keeps (of a scorer
-    each does), or on an accelerator, which passes them on to the host, its part."""
+    """The peak of each of several processes at the end of training, when moments and gradients are freed and weights
+    are gathered one after the other. A process then holds the largest weight and, besides, all weights: the first
+    process keeps them, for a scorer every process does. On an accelerator it holds only its part, because gathered
+    weights go to the host."""
     largest_weight = shape.largest * (4.0 if job.weights == "float32" else 2.0)
     return largest_weight + (memory.weights / job.ranks if leaves_device(job) else memory.weights)
 
@@ -336,7 +337,7 @@ def layer_bytes(shape: Shape, job: Job) -> int:
     frozen = job.rank > 0
     narrow = 2 if job.compute_dtype == "bfloat16" or _half(job) else 4
     copies = 0
-    fused = shape.family in FAMILIES and not FAMILIES[shape.family].shifted
+    fused = shape.family in FAMILIES
     if narrow == 4:
         norm = (2 if frozen or fused else 3) * 4 * shape.width
     elif _half(job):

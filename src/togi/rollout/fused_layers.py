@@ -1,18 +1,17 @@
-"""Replaces parts of known decoders by compiled functions while sampling: norms, and attention after its query, key and
-value products.
+"""Replaces the attention of known decoders, after its query, key and value products, by a compiled function while
+sampling.
 
-The library computes all other parts, and number types that the functions do not support. The results are the same up
+The library computes all other parts, and number types that the function does not support. The results are the same up
 to rounding.
 
 Shapes: R rows, H query heads, K key heads, D head size.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
-from togi.kernels import New, norm
+from togi.kernels import New
 from togi.model.decoders import (
     ATTENTION,
     kind_of,
@@ -29,24 +28,10 @@ from togi.rollout.attention import DecodePass
 def compute_natively(twin: nn.Module) -> None:
     """Replaces the forward methods of the known parts of a sampler's twin."""
     for module in list(twin.modules()):
-        forward = _forward_of(module)
-        if forward is not None:
-            use_forward(module, forward)
+        if kind_of(module) in ATTENTION:
+            use_forward(module, _attention)
         else:
             use_library(module)
-
-
-def _forward_of(module: Any) -> Callable[..., Any] | None:
-    """The replacement for the forward method of a known part, or None for any other module."""
-    if norm_of(module) is not None:
-        return _norm
-    return _attention if kind_of(module) in ATTENTION else None
-
-
-def _norm(module: Any, hidden_states: Tensor) -> Tensor:
-    known = norm_of(module)
-    assert known is not None
-    return norm(hidden_states, known)
 
 
 def _attention(
