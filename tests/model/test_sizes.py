@@ -158,16 +158,14 @@ def test_ranks_share_weights_gradients_and_moments_and_gather_the_weights():
     assert at_work(THIRTEEN, job, memory) == pytest.approx(floor / 8 + unsharded + 8 * root)
     first = longer.activations + longer.head + 4 * THIRTEEN.embeddings
     assert at_work(THIRTEEN, job, longer) == pytest.approx(floor / 8 + unsharded + first)
-    assert loaded(memory, 8) == pytest.approx(4.5 * THIRTEEN.parameters)
-    # the first rank keeps all weights; on accelerators in the memory of the host
-    card = replace(job, accelerator=True)
-    one = 4 * THIRTEEN.embeddings
-    assert gathered(THIRTEEN, job, memory) == 4 * THIRTEEN.parameters + one
-    assert gathered(THIRTEEN, card, memory) == 4 * THIRTEEN.parameters / 8 + one
-    assert gathered(THIRTEEN, replace(card, scorer=True), memory) == 4 * THIRTEEN.parameters + one
+    assert loaded(memory, job) == pytest.approx(0.5 * THIRTEEN.parameters)
+    assert loaded(memory, replace(job, whole=True)) == pytest.approx(4.5 * THIRTEEN.parameters)
+    one = 8 * THIRTEEN.embeddings
+    assert gathered(THIRTEEN, job, memory) == 4 * THIRTEEN.parameters / 8 + one
+    assert gathered(THIRTEEN, replace(job, scorer=True), memory) == 4 * THIRTEEN.parameters + one
     for tokens in (256, 65_536):
         memory = predict(THIRTEEN, job, tokens)
-        ends = loaded(memory, 8), gathered(THIRTEEN, job, memory)
+        ends = loaded(memory, job), gathered(THIRTEEN, job, memory)
         assert rank_peak(THIRTEEN, job, tokens) == max(at_work(THIRTEEN, job, memory), *ends)
     assert rank_peak(THIRTEEN, replace(job, ranks=1), 256) == predict(THIRTEEN, job, 256).peak
 

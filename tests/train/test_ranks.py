@@ -1,13 +1,14 @@
 """Two ranks do the same as one process: same gradients, same weights. Checkpoints fit any number of ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import VOCABULARY, tiny_model
+from tiny import BYTES, VOCABULARY, tiny_model, tiny_tokenizer
 from together import together
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
@@ -17,17 +18,22 @@ from togi.core.errors import StageError
 from togi.core.files import read_json
 from togi.core.ranks import ALONE, Ranks
 from togi.model.adapter import LoraSettings
+from togi.model.card import About
 from togi.model.forest import Forest, plant
 from togi.model.forest import Sequence as TokenSequence
+from togi.model.load import LoadedModel
 from togi.model.lora import add_lora
 from togi.model.policy import Policy
+from togi.model.save import check_saved, check_saved_adapter, save_adapter, save_model
 from togi.objectives.base import Batch, Output
 from togi.objectives.grpo import GRPO
+from togi.text.template import get_template
 from togi.train.checkpoint import capture, newest_complete, restore, save
 from togi.train.loop import MicroBatch, train_steps
 from togi.train.optimizer import AdamWSettings, Schedule, Update, build_adamw, trained
-from togi.train.sharding import ShardedModel
+from togi.train.sharding import ShardedModel, on_first_rank_whole
 
+CHATML = get_template("chatml-nobos")
 PARTS = 3  # micro-batches of a step; an odd number, so that one of two ranks is idle in the last round
 
 
@@ -111,7 +117,7 @@ class Run:
     def weights(self) -> dict[str, Tensor]:
         """Returns the whole weights, gathered from all ranks. Ends the training."""
         if self.ranks.several:
-            self.spread.gather(everywhere=True)
+            self.spread.gather()
         return {name: param.detach().clone() for name, param in self.policy.named_parameters()}
 
 
@@ -192,33 +198,77 @@ def test_weights_that_are_not_sharded_are_summed_too():
             assert (a - b).abs().max() <= 1e-12
 
 
-def gathered_on_first(ranks: Ranks, lora: bool) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
-    """The weights that a rank has after `gather`, those that it has after gathering everywhere, and the bytes of shards
-    that are left."""
-    runs = [Run(ranks, lora=lora) for _ in range(2)]
+def saved_from_shards(ranks: Ranks, folder: Path, kind: str, changes: dict[str, Any], dtype: torch.dtype) -> list[str]:
+    """Saves a trained model from the shards of all ranks, and once more from whole weights. Returns the faults that
+    reading the first back finds."""
+    runs = [Run(ranks, kind, torch.float32, vocab_size=BYTES, **changes) for _ in range(2)]
     for run in runs:
         run.go(2)
-    everywhere, first = runs[0].weights(), runs[1]
-    first.spread.gather()
-    kept = {name: param.detach() for name, param in first.policy.named_parameters() if not param.is_meta}
-    shards = [param for param in first.spread.module.parameters() if isinstance(param, DTensor)]
-    assert shards
-    return kept, everywhere, sum(shard.to_local().untyped_storage().nbytes() for shard in shards)
+    shards, whole = runs
+    shards.spread.give_back()
+    params = list(shards.policy.parameters())
+    assert all(isinstance(param, DTensor) for param in params)
+    faults = ["it was not saved"]
+
+    def save(read: Callable[[Tensor], Tensor]) -> None:
+        model = LoadedModel(net=shards.policy.net, tokenizer=tiny_tokenizer(), template=CHATML, name="m", whole=read)
+        save_model(model, folder / "shards", dtype=dtype)
+        faults[:] = check_saved(model, folder / "shards")
+        if "lora" in changes:
+            save_adapter(model, folder / "adapter-shards", About())
+            faults.extend(check_saved_adapter(model, folder / "adapter-shards"))
+
+    on_first_rank_whole(shards.policy.net, ranks, save)
+    assert all(param is other for param, other in zip(params, shards.policy.parameters(), strict=True))
+    whole.weights()
+    if ranks.first:
+        model = LoadedModel(net=whole.policy.net, tokenizer=tiny_tokenizer(), template=CHATML, name="m")
+        save_model(model, folder / "whole", dtype=dtype)
+        if "lora" in changes:
+            save_adapter(model, folder / "adapter-whole", About())
+    return faults
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_only_the_first_rank_keeps_gathered_weights_and_no_rank_its_shards(lora):
-    (first, whole, left), (other, _, other_left) = together(2, gathered_on_first, lora)
-    assert left == other_left == 0
-    assert first.keys() == whole.keys() and all(torch.equal(first[name], whole[name]) for name in whole)
-    assert other == {}
+@pytest.mark.parametrize(
+    ("kind", "changes", "dtype"),
+    [
+        ("llama", {"tie_word_embeddings": True}, torch.float32),
+        ("mixtral", {}, torch.bfloat16),
+        ("llama", {"lora": True}, torch.float16),
+    ],
+)
+def test_a_model_saved_from_shards_has_the_bytes_of_one_saved_whole(kind, changes, dtype, tmp_path):
+    (faults, _) = together(2, saved_from_shards, tmp_path, kind, changes, dtype)
+    assert faults == []
+    for one in [path for path in tmp_path.glob("*whole/*") if path.is_file()]:
+        other = tmp_path / one.parent.name.replace("whole", "shards") / one.name
+        assert one.read_bytes() == other.read_bytes(), one
+
+
+def failed_saving(ranks: Ranks) -> tuple[str, list[int]]:
+    run = Run(ranks)
+    run.spread.give_back()
+
+    def save(read: Callable[[Tensor], Tensor]) -> None:
+        read(next(run.policy.parameters()))
+        raise OSError("the disk is full")
+
+    try:
+        on_first_rank_whole(run.policy, ranks, save)
+    except OSError as error:
+        return str(error), ranks.gather(ranks.rank)
+    return "", ranks.gather(ranks.rank)
+
+
+def test_if_saving_fails_on_the_first_rank_the_others_go_on():
+    assert together(2, failed_saving) == [("the disk is full", [0, 1]), ("", [0, 1])]
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def resumed(ranks: Ranks, folder: Path, last: int) -> dict[str, Tensor]:
-    run = Run(ranks)
+def resumed(ranks: Ranks, folder: Path, last: int, kind: str = "llama", **changes: int) -> dict[str, Tensor]:
+    run = Run(ranks, kind, **changes)
     if folder.exists():
         run.restore(folder)
     ranks.barrier()
@@ -239,14 +289,21 @@ def test_two_ranks_resume_with_the_same_bytes(tmp_path):
     assert manifest["ranks"] == 2 and len(manifest["sha256"]) == 7
 
 
-@pytest.mark.parametrize("sizes", [(2, 1, 2), (1, 2, 1), (3, 2, 1)])
-def test_checkpoints_fit_any_number_of_ranks(tmp_path, sizes):
+WIDTHS = {"hidden_size": 12, "head_dim": 4, "num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 24}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kind"), [((2, 1, 2), "llama"), ((1, 2, 1), "llama"), ((3, 2, 1), "llama"), ((3, 2, 1, 3), "mixtral")]
+)
+def test_checkpoints_fit_any_number_of_ranks(tmp_path, sizes, kind):
+    """Three ranks divide four experts along another dimension than two do."""
+    changes = WIDTHS if kind == "mixtral" else {}
     for step, size in enumerate(sizes, 1):
         if size == 1:
-            found = [resumed(ALONE, tmp_path / "run", step)]
+            found = [resumed(ALONE, tmp_path / "run", step, kind, **changes)]
         else:
-            found = together(size, resumed, tmp_path / "run", step)
-    one = Run(ALONE)
+            found = together(size, partial(resumed, **changes), tmp_path / "run", step, kind)
+    one = Run(ALONE, kind, **changes)
     start = one.weights()
     one.go(len(sizes))
     weights = one.weights()

@@ -1,5 +1,4 @@
-"""Reads weights that are computed with in another form than they are stored in: in another type, or with the experts of
-a layer stacked.
+"""Reads weights that are converted when they are read: to another type, or by stacking the experts of a layer.
 
 Such weights are copies, so their files need not be mapped: while a model is loaded, the pages of a mapped file count as
 memory besides the copies. Here only the tensor that is being converted is in memory twice.
@@ -38,14 +37,23 @@ def has_experts(config: Any) -> bool:
 
 def from_files(cls: Any, folder: Path, options: dict[str, Any]) -> Any:
     """What `cls.from_pretrained(folder, **options)` returns with `output_loading_info`."""
+    with one_by_one(has_experts(options["config"])):
+        net, report = cls.from_pretrained(None, state_dict=unread(folder), **options)
+    give_origin(net, folder)
+    return net, report
+
+
+def unread(folder: Path) -> dict[str, Any]:
+    """The stored weights of a folder, by name, as slices that are read when they are indexed."""
     handles = [safe_open(file, framework="pt", backend="pread") for file in weight_files(folder)]
-    slices = {name: handle.get_slice(name) for handle in handles for name in handle.keys()}  # noqa: SIM118 (no mapping)
-    with _one_by_one(has_experts(options["config"])):
-        net, report = cls.from_pretrained(None, state_dict=slices, **options)
+    return {name: handle.get_slice(name) for handle in handles for name in handle.keys()}  # noqa: SIM118 (no mapping)
+
+
+def give_origin(net: Any, folder: Path) -> None:
+    """Gives a network what the library reads from its folder besides configuration and weights."""
     net.name_or_path = net.config.name_or_path = str(folder)
     if net.can_generate():
         net.generation_config = _generation(folder)
-    return net, report
 
 
 def _generation(folder: Path) -> GenerationConfig:
@@ -57,7 +65,7 @@ def _generation(folder: Path) -> GenerationConfig:
 
 
 @contextmanager
-def _one_by_one(wanted: bool) -> Iterator[None]:
+def one_by_one(wanted: bool) -> Iterator[None]:
     """A context in which the library reads a weight only when it converts it, if `wanted`."""
     before = os.environ.get(ONE_BY_ONE)
     if wanted:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
 from togi.core.errors import InputError, RecipeError
@@ -25,6 +26,7 @@ from togi.model.inspect import Facts, inspect_model, located
 from togi.model.mapped import MappedWeights
 from togi.model.network import STORED, build, foreign, read_config
 from togi.model.packages import package_folder
+from togi.model.parts import read_parts, without_weights
 from togi.model.tokens import add_tokens, give_rows
 from togi.text.template import OWN, TEMPLATE_NAMES, Template, file_template, get_template
 
@@ -37,7 +39,9 @@ MODALITY = re.compile("image|video|audio|boi|eoi|boa|eoa")
 class LoadedModel:
     """A network of transformers (possibly with an adapter), its fast tokenizer, its template and its name; a model to
     be trained also has its `origin`. `new_tokens` are tokens whose rows are still untrained. `skipped` is the id that a
-    loaded scorer passes over at the end of a text, as the library does: its pad token."""
+    loaded scorer passes over at the end of a text, as the library does: its pad token. `whole` gives the whole tensor
+    of a weight of `net`, of which this process may have only a part. With `read`, the weights of `net` take no memory
+    yet; once they are sharded, `read(net)` reads this process's part of them."""
 
     net: Any
     tokenizer: Any
@@ -46,6 +50,8 @@ class LoadedModel:
     new_tokens: tuple[str, ...] = ()
     origin: Origin | None = None
     skipped: int | None = None
+    whole: Callable[[Tensor], Tensor] = lambda weight: weight
+    read: Callable[[Any], None] | None = None
 
     @property
     def kind(self) -> str:
@@ -101,6 +107,24 @@ def load_inspected(
     return LoadedModel(
         net=net, tokenizer=tokenizer, template=template, name=source.name, new_tokens=new, skipped=skipped
     )
+
+
+def load_unread(source: ModelSource, facts: Facts, *, dtype: torch.dtype, device: torch.device) -> LoadedModel | None:
+    """`load_inspected` for a process that will keep only its part of the weights; see `LoadedModel.read`, which raises
+    InputError for weights that are not finite. None if the weights can only be read whole."""
+    net = None if source.tokens else without_weights(facts, dtype, device)
+    if net is None:
+        return None
+    _told(facts)
+    tokenizer = load_tokenizer_of(facts)
+    check_vocabulary(source.name, net, tokenizer)
+
+    def read(net: Any) -> None:
+        read_parts(net, facts.folder, device)
+        _refuse_not_finite(facts, net, lambda weight: None)
+
+    template = _template(source, facts, tokenizer)
+    return LoadedModel(net=net.eval(), tokenizer=tokenizer, template=template, name=source.name, read=read)
 
 
 def inspect(source: ModelSource, cache: Path, *, weights: bool = True) -> Facts:
@@ -171,8 +195,9 @@ def _refuse_not_finite(facts: Facts, net: Any, read: Callable[[Tensor], None]) -
     """Raises InputError for weights that are NaN or infinite, since every result would be too. Calls `read` with each
     weight after checking it."""
     for name, weight in net.named_parameters():
-        known = weight.dtype in STORED.values() and weight.numel()
-        if known and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
+        own = weight.to_local() if isinstance(weight, DTensor) else weight
+        known = own.dtype in STORED.values() and own.numel()
+        if known and not torch.stack(torch.aminmax(own.detach())).isfinite().all():
             raise InputError(
                 f"{facts.top}: weight {name} contains numbers that are not "
                 "finite (NaN or infinity), so the model is broken; use an earlier checkpoint, or download it again"

@@ -118,9 +118,12 @@ def merged(net: PeftModel, dtype: torch.dtype | None = None) -> Any:
     return net.merge_and_unload()  # type: ignore[operator]
 
 
-def merged_parts(net: PeftModel, dtype: torch.dtype) -> dict[str, Callable[[], nn.Module]]:
+def merged_parts(
+    net: PeftModel, dtype: torch.dtype, whole: Callable[[Tensor], Tensor]
+) -> dict[str, Callable[[], nn.Module]]:
     """For each part that an adapter changes, a function that builds the plain part that `merged` would give, bit for
-    bit; by the part's name in the base network. Each call builds a new part, and the network stays unchanged."""
+    bit; by the part's name in the base network. Each call builds a new part, and the network stays unchanged. `whole`
+    gives the whole tensor of a weight, of which this process may have only a part."""
     base: Any = net.get_base_model()
     four_bits = getattr(base, "is_loaded_in_4bit", False)
     parts = importlib.import_module("togi.model.quantised").written_out(net, dtype) if four_bits else {}
@@ -128,20 +131,28 @@ def merged_parts(net: PeftModel, dtype: torch.dtype) -> dict[str, Callable[[], n
     for name, part in base.named_modules():
         inside = any(name.startswith(f"{other}.") for other in parts)
         if not inside and isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper):
-            parts.setdefault(name, partial(_merged_part, part, kind))
+            parts.setdefault(name, partial(_merged_part, part, kind, whole))
     return parts
 
 
 @torch.no_grad()
-def _merged_part(part: Any, dtype: torch.dtype | None) -> nn.Module:
+def _merged_part(part: Any, dtype: torch.dtype | None, whole: Callable[[Tensor], Tensor]) -> nn.Module:
     """A copy of a part with its adapter merged, in `dtype` (None: unchanged)."""
-    whole = copy.deepcopy(part)
+    gathered = {id(weight): (weight, whole(weight)) for weight in part.parameters()}
+    twin = copy.deepcopy(
+        part,
+        {
+            at: nn.Parameter(found, weight.requires_grad)
+            for at, (weight, found) in gathered.items()
+            if found is not weight
+        },
+    )
     if dtype is not None:
-        whole.to(dtype)
-    if isinstance(whole, AuxiliaryTrainingWrapper):
-        return whole.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
-    whole.merge()
-    return whole.get_base_layer()
+        twin.to(dtype)
+    if isinstance(twin, AuxiliaryTrainingWrapper):
+        return twin.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+    twin.merge()
+    return twin.get_base_layer()
 
 
 def with_adapter(net: Any, folder: Path, *, meta: bool = False) -> Any:
@@ -174,6 +185,6 @@ def saved_weights(folder: Path) -> dict[str, Tensor]:
     return load_peft_weights(str(folder), device="cpu")
 
 
-def trained_weights(net: PeftModel) -> dict[str, Tensor]:
-    """The adapter's weights, by the names under which they are saved."""
-    return get_peft_model_state_dict(net, save_embedding_layers=False)
+def trained_weights(net: PeftModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's weights among those of `state`, by the names under which they are saved."""
+    return get_peft_model_state_dict(net, state_dict=state, save_embedding_layers=False)

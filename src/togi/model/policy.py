@@ -193,11 +193,11 @@ def check_tree(net: nn.Module) -> bool:
     return found_TH.shape == expected_TH.shape and nearly_equal(found_TH[: len(expected_TH)], expected_TH)
 
 
-def share_prompts(net: nn.Module, *, check: bool) -> bool:
+def share_prompts(net: nn.Module, *, check: bool, own: str | None = None) -> bool:
     """Makes `net` compute shared prompts once, if possible. Otherwise returns False, with a warning: each sequence is
-    then computed separately, with the library's attention."""
+    then computed separately, with the library's attention (`own`; None: that which `net` has)."""
     model = unwrapped(net)
-    own, kind = model.config._attn_implementation, model.config.get_text_config().model_type
+    own, kind = own or model.config._attn_implementation, model.config.get_text_config().model_type
     if use_tree_attention(net, check=check) and (not check or kind in FAMILIES or check_tree(net)):
         return True
     if model.config._attn_implementation == TREE_ATTENTION:
@@ -226,10 +226,16 @@ class Policy(nn.Module):
         self.chunk = chunk
         self.recompute = False
         net.eval()  # no dropout: sequences with a shared trunk would share its mask
+        self._attention = unwrapped(net).config._attn_implementation
         self.apart = not share_prompts(net, check=check)
         if check:
             check_head(net)
         self.weigh_router(router_loss)
+
+    def examine(self) -> None:
+        """Does what `check` does, for a model whose weights were not read yet when it became a policy."""
+        self.apart = not share_prompts(self.net, check=True, own=self._attention)
+        check_head(self.net)
 
     def weigh_router(self, weight: float) -> None:
         """Sets `router_loss`. Raises InputError if the model has no router, or computes sequences apart."""

@@ -68,16 +68,21 @@ def save_adapter(model: LoadedModel, folder: Path, about: About, *, dtype: torch
     if about.origin is not None:
         config.base_model_name_or_path = about.origin.place
         config.revision = about.origin.revision if about.origin.on_hub else None
-    cast = None
-    if dtype is not None:
-        state = model.net.state_dict()
-        cast = {name: weight.to(dtype) if TRAINED.search(name) else weight for name, weight in state.items()}
     with atomic_folder(folder) as temporary:
-        model.net.save_pretrained(str(temporary), state_dict=cast, save_embedding_layers=False)
+        state = _adapter_state(model, dtype)
+        model.net.save_pretrained(str(temporary), state_dict=state, save_embedding_layers=False)
         path = temporary / ADAPTER_CONFIG
         said = read_json(path)
         write_json(path, said | {"target_modules": sorted(said["target_modules"])})  # peft writes a set, unordered
         _save_words(model, temporary, about, adapter=True)
+
+
+def _adapter_state(model: LoadedModel, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The weights of a network with an adapter, by name; those of the adapter are whole, in `dtype` (None:
+    unchanged)."""
+    state = model.net.state_dict(keep_vars=True)
+    trained = {name: model.whole(weight).detach() for name, weight in state.items() if TRAINED.search(name)}
+    return state | {name: weight.to(dtype or weight.dtype) for name, weight in trained.items()}
 
 
 def _save_words(model: LoadedModel, folder: Path, about: About, *, adapter: bool = False) -> None:
@@ -95,7 +100,7 @@ def _save_words(model: LoadedModel, folder: Path, about: About, *, adapter: bool
 def _roomy(model: LoadedModel, dtype: torch.dtype) -> torch.dtype:
     """`dtype`, or float32 if the weights exceed float16."""
     if dtype == torch.float16:
-        network = SavedNetwork(model.net, dtype)
+        network = SavedNetwork(model.net, dtype, model.whole)
         largest = max(float(network.weight(name).abs().max()) for name, _ in network.plain.named_parameters())
         if largest > torch.finfo(dtype).max:
             log.warning("%s: a weight of %.3g exceeds float16, so the model is saved in float32", model.name, largest)
@@ -111,7 +116,7 @@ def _save_network(model: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
 
     The library refuses to save some generation configurations that it loads, so that file is written here.
     """
-    network = SavedNetwork(model.net, dtype)
+    network = SavedNetwork(model.net, dtype, model.whole)
     plain, generation = network.plain, None
     if model.kind == "causal":
         generation, plain.generation_config = plain.generation_config, GenerationConfig()
@@ -151,8 +156,9 @@ def _generation(model: LoadedModel, base: dict[str, Any]) -> dict[str, Any]:
 
 
 def recommend(folder: Path, sampling: Recommended) -> list[str]:
-    """Writes recommended sampling settings into a saved model's togi.json and generation_config.json, so far as it has
-    them, and returns the files. The length of answers is only in togi.json: other programs would cut all answers there.
+    """Writes recommended sampling settings into those of togi.json and generation_config.json that a saved model has,
+    and returns these files. Only togi.json gets the length of answers: other programs would cut all answers at that
+    length.
     """
     change = {GENERATION: lambda said: _drawn(said, sampling), CARD: lambda said: said | {KEPT: sampling.model_dump()}}
     found = [name for name in change if (folder / name).is_file()]
@@ -181,7 +187,7 @@ def check_saved(model: LoadedModel, folder: Path) -> list[str]:
         again = read_network(folder, dtype, model.kind).eval()
     except InputError as error:
         return [f"the saved model cannot be loaded: {error}"]
-    trained, mapped = SavedNetwork(model.net, dtype), MappedWeights(folder)
+    trained, mapped = SavedNetwork(model.net, dtype, model.whole), MappedWeights(folder)
     stored = dict(again.named_parameters())
     for name, _ in trained.plain.named_parameters():
         if name not in stored or not _same(stored[name], trained.weight(name)):
@@ -200,7 +206,7 @@ def _stored_dtype(folder: Path) -> torch.dtype:
 def check_saved_adapter(model: LoadedModel, folder: Path) -> list[str]:
     """Reads a saved adapter back and returns its faults: none if every weight equals the trained one."""
     lora = lora_library()
-    stored, trained = lora.saved_weights(folder), lora.trained_weights(model.net)
+    stored, trained = lora.saved_weights(folder), lora.trained_weights(model.net, _adapter_state(model))
     wrong = [name for name, weight in trained.items() if name not in stored or not _same(stored[name], weight)]
     return [f"weight {name} of the adapter differs from the trained one" for name in wrong[:1]]
 

@@ -157,7 +157,8 @@ class Job:
     `accumulates`: a step has several micro-batches, so gradients and activations exist at the same time. `entropy`: the
     head also computes the entropy. `scorer`: the head gives one number. `accelerator`: the softmax copies logits in
     float32, and none are kept. `layers`: the number of trained layers, from the top; None: all, and the embeddings.
-    `ranks` processes share weights, gradients and moments; `predict` sums them up.
+    `ranks` processes share weights, gradients and moments; `predict` sums them up. `whole`: each of them reads all
+    weights, and then keeps its part.
     """
 
     weights: Literal["float32", "bfloat16", "bfloat16-master", "nf4"] = "float32"
@@ -173,6 +174,7 @@ class Job:
     accelerator: bool = False
     layers: int | None = None
     ranks: int = 1
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +211,7 @@ def rank_peak(shape: Shape, job: Job, tokens: int) -> float:
     memory = predict(shape, job, tokens)
     if job.ranks == 1:
         return memory.peak
-    return max(at_work(shape, job, memory), loaded(memory, job.ranks), gathered(shape, job, memory))
+    return max(at_work(shape, job, memory), loaded(memory, job), gathered(shape, job, memory))
 
 
 def between_steps(memory: Memory, ranks: int) -> float:
@@ -217,23 +219,17 @@ def between_steps(memory: Memory, ranks: int) -> float:
     return (memory.weights + memory.optimizer) / ranks
 
 
-def loaded(memory: Memory, ranks: int) -> float:
-    """The peak of each process when the model is loaded. Each of several then replaces all weights by its part."""
-    return memory.weights * (1 if ranks == 1 else 1 + 1 / ranks)
+def loaded(memory: Memory, job: Job) -> float:
+    """The peak of each process when the model is loaded: its part of the weights, beside all if it reads them whole."""
+    return memory.weights / job.ranks + (memory.weights if job.ranks > 1 and job.whole else 0.0)
 
 
 def gathered(shape: Shape, job: Job, memory: Memory) -> float:
-    """The peak of each of several processes at the end of training, when moments and gradients are freed and weights
-    are gathered one after the other. A process then holds the largest weight and, besides, all weights: the first
-    process keeps them, for a scorer every process does. On an accelerator it holds only its part, because gathered
-    weights go to the host."""
-    largest_weight = shape.largest * (4.0 if job.weights == "float32" else 2.0)
-    return largest_weight + (memory.weights / job.ranks if leaves_device(job) else memory.weights)
-
-
-def leaves_device(job: Job) -> bool:
-    """Whether the trained weights leave the accelerator before they are saved: those of several processes do."""
-    return job.accelerator and job.ranks > 1 and not job.scorer
+    """The peak of each of several processes at the end of training, when moments and gradients are freed: its part of
+    the weights, and one weight after the other, which is gathered (in two copies) and saved. Of a scorer each process
+    keeps all weights."""
+    largest_weight = 2 * shape.largest * (4.0 if job.weights == "float32" else 2.0)
+    return largest_weight + (memory.weights if job.scorer else memory.weights / job.ranks)
 
 
 def at_work(shape: Shape, job: Job, memory: Memory) -> float:

@@ -13,18 +13,21 @@ from togi.model.adapter import beneath, is_adapted, lora_library
 from togi.model.load import quantised_library
 
 Parts = Mapping[str, Callable[[], nn.Module]]
+Whole = Callable[[Tensor], Tensor]
+"""Gives the whole tensor of a weight, of which this process may have only a part."""
 
 
 class SavedNetwork:
     """The network as which `net` is saved in `dtype`. `plain` is that network without memory for its weights: its
     parts, their names, its configuration. Sums with an adapter are computed in `dtype` if that is wider than the base
-    weights, so that they are not rounded."""
+    weights, so that they are not rounded. `whole` is called for each weight of `net` that is read."""
 
-    def __init__(self, net: Any, dtype: torch.dtype) -> None:
+    def __init__(self, net: Any, dtype: torch.dtype, whole: Whole = lambda weight: weight) -> None:
         self.base = beneath(net)
         self.dtype = dtype
+        self._whole = whole
         wide = torch.promote_types(self.base.dtype, dtype)
-        self._parts = _changed(net, wide)
+        self._parts = _changed(net, wide, whole)
         self.plain = _without_memory(net)
         named = list(self.plain.named_parameters(remove_duplicate=False))
         first = {id(weight): name for name, weight in reversed(named)}
@@ -38,7 +41,7 @@ class SavedNetwork:
         path, _, own = name.rpartition(".")
         changed = next((at for at in _above(path) if at in self._parts), None)
         if changed is None:
-            return getattr(self.base.get_submodule(path), own).detach()
+            return self._whole(getattr(self.base.get_submodule(path), own)).detach()
         if self._made[0] != changed:
             self._made = ("", None)  # so that there are never two in memory
             self._made = (changed, self._parts[changed]())
@@ -58,10 +61,10 @@ class SavedNetwork:
         return {name: made[id(weight)] for name, weight in state.items()}
 
 
-def _changed(net: Any, dtype: torch.dtype) -> Parts:
+def _changed(net: Any, dtype: torch.dtype, whole: Whole) -> Parts:
     """Functions that build the parts whose saved form differs from that in `net`, by name."""
     if is_adapted(net):
-        return lora_library().merged_parts(net, dtype)
+        return lora_library().merged_parts(net, dtype, whole)
     return quantised_library().written_out(net, dtype) if getattr(net, "is_loaded_in_4bit", False) else {}
 
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from togi.core.protocols import Scorer
 from togi.core.seeds import derive
@@ -16,7 +17,8 @@ from togi.model.adapter import LoraSettings, lora_library, token_ids
 from togi.model.card import About, origin_of
 from togi.model.encoder_scorer import load_scorer_of
 from togi.model.inspect import Facts
-from togi.model.load import LoadedModel, inspect, load_inspected
+from togi.model.load import LoadedModel, inspect, load_inspected, load_unread
+from togi.model.numerics import Numerics
 from togi.model.save import check_saved, check_saved_adapter, save_adapter, save_model
 from togi.stages.arithmetic import arithmetic, device, model_device
 from togi.stages.context import Context, hold_numerics
@@ -26,7 +28,9 @@ from togi.stages.training.lora import Lora
 from togi.stages.training.resources import Resources, refuse_training
 from togi.text.render import check_template
 from togi.train import usage
+from togi.train.sharding import on_first_rank_whole
 
+Value = TypeVar("Value")
 KEPT = 4
 """The most models that a worker caches; the least recently used is released first, and all if there is no room."""
 
@@ -68,28 +72,48 @@ def load_model(context: Context, ref: ModelRef) -> LoadedModel:
     return model
 
 
-def load_trainable(context: Context, ref: ModelRef, resources: Resources | None = None) -> LoadedModel:
+def load_trainable(
+    context: Context, ref: ModelRef, resources: Resources | None = None, *, in_parts: bool = False
+) -> LoadedModel:
     """A separate copy of a model, for training: its weights are float32, whatever type matrix products use, unless
     `resources` set another type. With an adapter in `resources` it gets a new adapter, and only that is trained.
 
+    With `in_parts` several ranks read the weights only when they are sharded (`LoadedModel.read`), if that is possible.
     Raises InputError if the adapter does not fit the model.
     """
     lora = None if resources is None else resources.lora
+    if in_parts and lora is None and context.ranks.several:
+        found = _unread(context, context.model(ref), resources)
+        if found is not None:
+            return found
     model = load_bare(context, ref, resources)
     return model if lora is None else adapted(model, lora, seed=derive(context.seed, "lora"))
 
 
+def _unread(context: Context, source: ModelSource, resources: Resources | None) -> LoadedModel | None:
+    """The model without its weights; None if they can only be read whole."""
+    arithmetic(context)
+    facts = _converted_once(context, source, lambda: inspect(source, context.cache))
+    if resources is not None:
+        refuse_initial(resources, facts, source)
+    narrow = resources is not None and resources.weights != "float32"
+    model = load_unread(source, facts, dtype=torch.bfloat16 if narrow else torch.float32, device=device())
+    if model is not None:
+        check_template(model.template, model.tokenizer)
+    return model and replace(model, origin=origin_of(source, facts))
+
+
 def load_bare(context: Context, ref: ModelRef, resources: Resources | None = None) -> LoadedModel:
     """`load_trainable` without adding the adapter."""
-    source = context.model(ref)
-    model = _converted_once(context, source, lambda: _to_train(context, source, resources))
+    source, machine = context.model(ref), arithmetic(context)  # ranks agree on it, so not one after the other
+    model = _converted_once(context, source, lambda: _to_train(context, source, resources, machine))
     check_template(model.template, model.tokenizer)
     return model
 
 
-def _to_train(context: Context, source: ModelSource, resources: Resources | None) -> LoadedModel:
+def _to_train(context: Context, source: ModelSource, resources: Resources | None, machine: Numerics) -> LoadedModel:
     """The model with its origin. Rejects a model that cannot be trained or saved before loading it."""
-    machine, facts, lora = arithmetic(context), inspect(source, context.cache), resources and resources.lora
+    facts, lora = inspect(source, context.cache), resources and resources.lora
     if resources is not None:
         refuse_initial(resources, facts, source)
     nf4 = lora is not None and lora.base == "nf4"
@@ -106,7 +130,7 @@ def refuse_initial(resources: Resources, facts: Facts, source: ModelSource) -> N
     refuse_training(resources, facts.config, source.name, adapter=adapter, added=added)
 
 
-def _converted_once(context: Context, source: ModelSource, loaded: Callable[[], LoadedModel]) -> LoadedModel:
+def _converted_once(context: Context, source: ModelSource, loaded: Callable[[], Value]) -> Value:
     """Returns `loaded()`; rank 0 goes first if loading may write converted weights to the cache."""
     return context.ranks.in_turn(loaded) if source.kind == "package" else loaded()
 
@@ -127,14 +151,21 @@ def keep_model(
         spoken=(spoken or Spoken()).to_json(),
     )
     context.summary["sources"] = [asdict(source) for source in about.sources]
-    if context.ranks.first:
-        save = "merged" if resources.lora is None else resources.lora.save
-        if save != "merged":
-            _keep_adapter(context, model, folder if save == "adapter" else folder.parent / "adapter", resources, about)
-        if save != "adapter":
-            save_model(model, folder, about, dtype=_saved_dtype(resources, model))
-            _tell(context, folder, check_saved(model, folder))
-    context.ranks.barrier()
+
+    def save(whole: Callable[[Tensor], Tensor]) -> None:
+        _keep(context, replace(model, whole=whole), folder, resources, about)
+
+    on_first_rank_whole(model.net, context.ranks, save)
+
+
+def _keep(context: Context, model: LoadedModel, folder: Path, resources: Resources, about: About) -> None:
+    """Saves a model whose weights are whole, and checks it."""
+    save = "merged" if resources.lora is None else resources.lora.save
+    if save != "merged":
+        _keep_adapter(context, model, folder if save == "adapter" else folder.parent / "adapter", resources, about)
+    if save != "adapter":
+        save_model(model, folder, about, dtype=_saved_dtype(resources, model))
+        _tell(context, folder, check_saved(model, folder))
 
 
 def _keep_adapter(context: Context, model: LoadedModel, folder: Path, resources: Resources, about: About) -> None:

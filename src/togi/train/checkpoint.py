@@ -31,7 +31,7 @@ from togi.core.files import SEAL, crash_point, read_object, read_sealed, sync_fo
 from togi.core.ranks import ALONE, Ranks
 from togi.train import shards
 from togi.train.optimizer import order_of
-from togi.train.shards import like, local, rows_of
+from togi.train.shards import like, local, part_of
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
@@ -129,7 +129,7 @@ def _put_weights(path: Path, size: int, params: Mapping[str, Parameter]) -> None
     _check_same("weights", params, stored.shapes, path)
     with torch.no_grad():
         for name, param in params.items():
-            local(param).copy_(stored.read(name, rows_of(param)))
+            local(param).copy_(stored.read(name, part_of(param)))
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, params: Mapping[str, Parameter]) -> dict[str, Tensor]:
@@ -148,7 +148,7 @@ def _restore_optimizer(
         name, _, key = full_name.rpartition("/")
         param = params[name]
         if shape == tuple(param.shape):  # moments are sharded like their parameter; counters are not
-            value = like(stored.read(full_name, rows_of(param)).to(param.device), param)
+            value = like(stored.read(full_name, part_of(param)).to(param.device), param)
         else:
             value = stored.read(full_name)
         entries.setdefault(numbers[name], {})[key] = value.clone()  # the tensor read may be a view of the file

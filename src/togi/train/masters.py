@@ -1,6 +1,6 @@
 """Optimisers with float32 master weights, for bfloat16 weights or an optimiser state on the host.
 
-Buckets are updated one after the other, so that at most one bucket of gradients exists twice.
+Buckets are updated one after the other, so that only one bucket of gradients is duplicated at a time.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,10 +1,10 @@
-"""The tensors of a checkpoint as safetensors files, read completely or only for the rows of a rank.
+"""The tensors of a checkpoint as safetensors files, read completely or only for the part of a rank.
 
     weights.safetensors                   of one process: all tensors
-    weights-00001-of-00002.safetensors    of rank 0 of two: its rows of sharded tensors, and all unsharded tensors
+    weights-00001-of-00002.safetensors    of rank 0 of two: its part of sharded tensors, and all unsharded tensors
 
-The header of a rank's file contains its rows: {"rows": '{"NAME": [start, stop, rows of the whole tensor]}'}. So a
-checkpoint can be read by any number of ranks.
+The header of a rank's file says which part it has: {"rows": '{"NAME": [start, stop, size of the whole tensor]}'}, along
+the first dimension, or along the one whose number follows. So a checkpoint can be read by any number of ranks.
 """
 
 import json
@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from togi.core.ranks import Ranks
 
-Rows = tuple[int, int]
+Part = tuple[int, int, int]
+"""A dimension of a tensor, and its indices from the first to before the last."""
 
 
 def file_name(kind: str, rank: int, size: int) -> str:
@@ -31,15 +31,17 @@ def file_name(kind: str, rank: int, size: int) -> str:
 def write(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:
     """Writes this rank's part. Only rank 0 writes tensors that are not sharded."""
     kept: dict[str, Tensor] = {}
-    stated: dict[str, tuple[int, int, int]] = {}
+    stated: dict[str, tuple[int, ...]] = {}
     for name, tensor in tensors.items():
-        rows = rows_of(tensor)
-        if rows is None:
+        part = part_of(tensor)
+        if part is None:
             if ranks.first:
                 kept[name] = tensor.contiguous()
-        elif rows[0] < rows[1]:
+            continue
+        dim, start, stop = part
+        if start < stop:
             kept[name] = local(tensor).contiguous()
-            stated[name] = (*rows, tensor.shape[0])
+            stated[name] = (start, stop, tensor.shape[dim], *((dim,) if dim else ()))
     save_file(kept, path, {"rows": json.dumps(stated, sort_keys=True)} if ranks.several else None)
 
 
@@ -48,56 +50,80 @@ class Stored:
 
     def __init__(self, folder: Path, kind: str, size: int) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._parts: dict[str, list[tuple[Any, Rows]]] = {}
+        self._parts: dict[str, list[tuple[Any, Part | None]]] = {}
         for rank in range(size):
             handle = safe_open(folder / file_name(kind, rank, size), framework="pt")
             stated = json.loads((handle.metadata() or {}).get("rows", "{}"))
             for name in handle.keys():  # noqa: SIM118 (a handle is not a mapping)
-                shape = tuple(handle.get_slice(name).get_shape())
-                start, stop, count = stated.get(name, (0, shape[0] if shape else 1, shape[0] if shape else 1))
-                self.shapes[name] = (count, *shape[1:]) if shape else ()
-                self._parts.setdefault(name, []).append((handle, (start, stop)))
+                shape, part = list(handle.get_slice(name).get_shape()), None
+                if name in stated:
+                    start, stop, count, *dim = stated[name]
+                    part = (dim[0] if dim else 0, start, stop)
+                    shape[part[0]] = count
+                self.shapes[name] = tuple(shape)
+                self._parts.setdefault(name, []).append((handle, part))
 
-    def read(self, name: str, rows: Rows | None = None) -> Tensor:
-        """A tensor, or its rows [start, stop)."""
-        parts = self._parts[name]
-        if len(parts) == 1 and (rows is None or not self.shapes[name]):
-            return parts[0][0].get_tensor(name)
-        wanted = rows or (0, self.shapes[name][0])
-        found = []
-        for handle, (start, stop) in parts:
-            first, last = max(start, wanted[0]), min(stop, wanted[1])
-            if first < last:
-                found.append(handle.get_slice(name)[first - start : last - start])
-        if not found:  # a rank that holds no row of a short tensor
-            return parts[0][0].get_slice(name)[0:0]
-        return found[0] if len(found) == 1 else torch.cat(found)
+    def read(self, name: str, part: Part | None = None) -> Tensor:
+        """A tensor, or a part of it."""
+        shape, wanted = self.shapes[name], _slices(self.shapes[name], part)
+        found: Tensor | None = None
+        for handle, own in self._parts[name]:
+            stored = _slices(shape, own)
+            if stored == wanted:
+                return handle.get_tensor(name)
+            both = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(stored, wanted, strict=True)]
+            if any(at.start >= at.stop for at in both):
+                continue
+            read = handle.get_slice(name)[tuple(_within(both, stored))]
+            if both == wanted:
+                return read
+            whole = read.new_empty([at.stop - at.start for at in wanted]) if found is None else found
+            whole[tuple(_within(both, wanted))] = read
+            found = whole
+        if found is None:  # a rank that holds no row of a short tensor
+            return self._parts[name][0][0].get_slice(name)[0:0]
+        return found
 
 
-# --- one rank's rows of a tensor --------------------------------------------------------------------------------------
+def _slices(shape: tuple[int, ...], part: Part | None) -> list[slice]:
+    """The indices of a part along all dimensions of a tensor with this shape; None: of the whole tensor."""
+    every = [slice(0, size) for size in shape]
+    if part is not None:
+        every[part[0]] = slice(part[1], part[2])
+    return every
 
 
-def rows_of(tensor: Tensor) -> tuple[int, int] | None:
-    """The rows [start, stop) of a sharded tensor on this rank; None for a tensor that is not sharded."""
+def _within(inner: list[slice], outer: list[slice]) -> list[slice]:
+    """The indices `inner`, counted from the beginning of `outer`."""
+    return [slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True)]
+
+
+# --- one rank's part of a tensor --------------------------------------------------------------------------------------
+
+
+def part_of(tensor: Tensor) -> Part | None:
+    """This rank's part of a sharded tensor; None for a tensor that is not sharded."""
     if not isinstance(tensor, DTensor):
         return None
-    count, size = tensor.shape[0], tensor.device_mesh.size()
+    (placement,) = tensor.placements
+    assert isinstance(placement, Shard)
+    count, size = tensor.shape[placement.dim], tensor.device_mesh.size()
     step = -(-count // size)  # as torch.chunk does: the last ranks may hold fewer rows, or none
     start = min(tensor.device_mesh.get_local_rank() * step, count)
-    return start, min(start + step, count)
+    return placement.dim, start, min(start + step, count)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's rows, not copied."""
+    """This rank's part, not copied."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def like(rows: Tensor, example: Tensor) -> Tensor:
-    """This rank's rows as a tensor with the sharding of `example`."""
+def like(part: Tensor, example: Tensor) -> Tensor:
+    """This rank's part as a tensor with the sharding of `example`."""
     if not isinstance(example, DTensor):
-        return rows
+        return part
     return DTensor.from_local(
-        rows,
+        part,
         example.device_mesh,
         example.placements,
         run_check=False,

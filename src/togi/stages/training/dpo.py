@@ -1,4 +1,7 @@
-"""`train.dpo`: trains a policy on preference pairs, close to its initial model (arXiv 2305.18290; docs/methods.md)."""
+"""Declares the stage `train.dpo`: trains a policy on preference pairs, close to its initial model.
+
+Source: arXiv 2305.18290 (docs/methods.md).
+"""
 
 from dataclasses import replace
 from typing import Any, Literal, Self

@@ -20,7 +20,7 @@ from togi.stages.training.reference_work import with_reference
 
 
 def run(settings: TrainDpo, context: Context) -> None:
-    model = load_trainable(context, settings.init, settings)
+    model = load_trainable(context, settings.init, settings, in_parts=True)
     data = read_pairs(settings, context, border(settings, context, model))
     task = DpoTask(settings, context, model, data)
     if settings.reference:

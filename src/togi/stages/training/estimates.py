@@ -1,4 +1,4 @@
-"""The cost of training on fixed data, and what its schedule cannot have in so many steps."""
+"""The cost of training on fixed data, and which parts of its schedule do not fit into its steps."""
 
 import math
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ from togi.model.load import LoadedModel
 from togi.model.policy import Policy, unwrapped
 from togi.model.router import own_weight
 from togi.objectives.base import Batch, Metrics, Objective, Output, add_metrics, on_host, read_metrics
-from togi.stages.arithmetic import in_machine_type
+from togi.stages.arithmetic import device, in_machine_type
 from togi.stages.context import Context
 from togi.stages.timing import timed
 from togi.stages.training.examples_work import BatchSource, Data, Example, ShuffledEpochs, check_fits
@@ -39,13 +39,27 @@ class Task(ABC, Generic[Inputs]):
 
     `module` is a `Policy` or `RewardModel`; None if the trained weights are so few that each rank holds all of them.
     During training on several ranks its weights are empty, and `forward` gets another module, whose weights are
-    shards.
+    shards. With `read` they are empty before, too, and `read` reads a process's part of them (`ShardedModel`).
     """
 
-    def __init__(self, data: Data, device: torch.device, module: Any = None) -> None:
+    def __init__(
+        self, data: Data, device: torch.device, module: Any = None, read: Callable[[Any], None] | None = None
+    ) -> None:
         self.data = data
         self.device = device
         self.module = module
+        self.read = read
+        self._spread: ShardedModel | None = None
+
+    def spread(self, ranks: Ranks) -> ShardedModel:
+        """The module, sharded over `ranks` at the first call."""
+        self._spread = self._spread or ShardedModel(self.module, ranks, self.read)
+        self._spread.rest()
+        return self._spread
+
+    def readable(self, ranks: Ranks) -> Any:
+        """A module with weights that `forward` can use before training."""
+        return self.module if self.read is None else self.spread(ranks).module
 
     @abstractmethod
     def objective(self, step: int) -> Objective:
@@ -101,7 +115,8 @@ class TokenTask(Task[Forest]):
     """A task whose objective reads log-probabilities of scored tokens."""
 
     def __init__(self, data: Data, model: LoadedModel) -> None:
-        super().__init__(data, model.net.device, Policy(model.net))
+        policy = Policy(model.net, check=model.read is None)
+        super().__init__(data, device() if model.read else model.net.device, policy, model.read)
 
     def plant(self, examples: Sequence[Example]) -> Forest:
         return plant([example.group for example in examples])
@@ -204,7 +219,7 @@ def outputs(
     task: Task[Inputs], context: Context, examples: Sequence[Example], budget: int
 ) -> Iterator[tuple[list[Example], Output]]:
     """Yields the model's outputs for examples by micro-batch, without gradients. Ranks share the work."""
-    forward = _forward(task, task.module, context)
+    forward = _forward(task, task.readable(context.ranks), context)
 
     def say(micro: MicroBatch[Inputs]) -> Output:
         with torch.no_grad():
@@ -250,14 +265,14 @@ class _Progress:
 def fit(
     settings: Optimisation, context: Context, model: LoadedModel, task: Task[Any], *, everywhere: bool = False
 ) -> TrainingResult:
-    """Trains `model` in place, and leaves it with the weights that `choose` selects. Several processes leave them on
-    the first one, which saves them, or `everywhere`.
+    """Trains `model` in place, and leaves it with the weights that `choose` selects. Several processes leave their
+    shards of them, to be saved, or whole weights `everywhere`.
 
     Resumes from the newest checkpoint in the stage's folder, if there is one. Raises StageError if the loss is not
     finite or an example does not fit into memory, and Interrupted when asked to stop, after saving all finished work.
     """
     check_fits(context, task.longest(), "max_length")
-    spread = ShardedModel(task.module, context.ranks) if task.module is not None else None
+    spread = task.spread(context.ranks) if task.module is not None else None
     module = None if spread is None else _prepared(settings, spread.module)
     params = trained((model if module is None else module).net.named_parameters())
     source = task.source(settings, derive(context.seed, "order"))
@@ -283,7 +298,7 @@ def fit(
     best = validated.take(trainer)
     if spread is not None:
         trainer.forget()
-        spread.gather(everywhere=everywhere)
+        (spread.gather if everywhere else spread.give_back)()
     if best is not None:
         return TrainingResult(step=best["step"], validation=best["metrics"])
     return TrainingResult(step=trainer.total_steps, validation=last)

@@ -1,4 +1,4 @@
-"""Watches users' reward functions: tells of a call that takes long, and ends a stage that is to stop while one hangs.
+"""Watches users' reward functions: reports a slow call, and ends a stage that is to stop while one hangs.
 
 The watch is a thread. It cannot tell of a function that keeps Python's lock, as a long call into C may.
 """
@@ -12,7 +12,7 @@ from togi.core.errors import Interrupted
 from togi.rewards.calls import Call, Calls
 from togi.stages.context import Context
 
-SLOW = 60.0  # seconds of a call after which it is told; then at twice the time, and so on
+SLOW = 60.0  # seconds of a call after which it is reported; then at twice the time, and so on
 RARELY = 3600.0  # seconds at most until the next line about one call
 PATIENCE = 15.0  # seconds that a call may take after a request to stop
 TICK = 0.5  # seconds between two looks

@@ -1,4 +1,4 @@
-"""`train.grpo`: trains a policy on groups of its own answers with a gated reward.
+"""Declares the stage `train.grpo`: trains a policy on groups of its own answers with a gated reward.
 
 Method and sources: docs/methods.md. GRPO is arXiv 2402.03300; dynamic sampling and the penalty on overlong answers come
 from DAPO (arXiv 2503.14476).

@@ -1,4 +1,4 @@
-"""Settings of `train.grpo` that are allowed but hardly ever meant."""
+"""Settings of `train.grpo` that are allowed but rarely intended."""
 
 from togi.objectives.rules import UNCLIPPED
 from togi.stages.training.grpo import PolicySampling, TrainGrpo
@@ -6,7 +6,7 @@ from togi.stages.training.grpo import PolicySampling, TrainGrpo
 SUMMED = ("bnpo", "dr_grpo", "dapo", "cispo")
 """Types of loss in which an answer's weight grows with its length."""
 WIDE = 0.01
-"""The smallest eps that is told as too wide for the ratio of a whole answer. GSPO: 3e-4."""
+"""The smallest eps that is reported as too wide for the ratio of a whole answer. GSPO: 3e-4."""
 
 
 def doubts(settings: TrainGrpo) -> list[tuple[str, str]]:

@@ -96,7 +96,7 @@ def _train(
         source.finish(trainer, info)
     source.validated.take(trainer)
     trainer.forget()
-    source.spread.gather()
+    source.spread.give_back()
     source.rollouts.stored.publish()
     context.summary["steps"] = settings.steps
     context.summary["prompts_used"] = source.rollouts.consumed

@@ -54,6 +54,7 @@ class TrainingJob:
             accelerator=cuda,
             layers=self.train_layers,
             ranks=settings.processes,
+            whole=lora is not None or self.scorer or self.rollouts is not None,
         )
 
     def shape(self, init: Shape) -> Shape:

@@ -14,7 +14,6 @@ from togi.model.sizes import (
     between_steps,
     gathered,
     key_bytes,
-    leaves_device,
     loaded,
     predict,
 )
@@ -30,6 +29,7 @@ ADAPTERS = 54e6  # the same for peft with the first adapter
 EXCHANGE = 30e6  # the same for several processes that exchange shards
 TOKENIZER = 700  # bytes of a tokenizer per token of its vocabulary, as measured
 SAVED_TOKENIZER = 370  # bytes per token of the copies made while it is saved
+READ_BACK = 40e6  # on a CPU: what a saved network that is read back takes besides its weights, as measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,20 +93,21 @@ def by_phase(
     publishing = 0.0 if job.ranks == 1 or job.rank else shape.largest * (4.0 if job.weights == "float32" else 2.0)
     score = max((forward_bytes(grader, scored(rollouts), width) for grader in graders), default=0.0)
     sampling = working if job.ranks == 1 and rollouts.rows > rollouts.group else 0.0  # of the other groups
-    update = at_work(shape, job, memory)
     models = {
-        "load": loaded(memory, job.ranks) + stacking(shape, job) + beside - kept_base(shape, job, width),
+        "load": loaded(memory, job) + stacking(shape, job) + beside - kept_base(shape, job, width),
         "sample": between + max(publishing, working + drawing(shape, own, keys, width)),
         "score": between + sampling + score,
-        "update": beside + (update if job.ranks == 1 else max(update, gathered(shape, job, memory))),
-        "save": saving(shape, job, 0.0 if leaves_device(job) else memory.weights),
+        "update": beside + at_work(shape, job, memory),
+        "save": max(
+            saving(shape, job, memory.weights / job.ranks), 0.0 if job.ranks == 1 else gathered(shape, job, memory)
+        ),
     }
     if job.accelerator:
         return models
     around = LIBRARIES + (ADAPTERS if job.rank else 0) + (EXCHANGE if job.ranks > 1 else 0)
     around += TOKENIZER * sum(each.vocabulary for each in (shape, *graders))
-    copied = SAVED_TOKENIZER * shape.vocabulary
-    return {phase: size + around + (copied if phase == "save" else 0) for phase, size in models.items()}
+    models["save"] += READ_BACK + SAVED_TOKENIZER * shape.vocabulary
+    return {phase: size + around for phase, size in models.items()}
 
 
 def scored(rollouts: Rollouts) -> int:

@@ -1,4 +1,4 @@
-"""`train.pretrain`: instruction pre-training (arXiv 2406.14491; docs/methods.md) and plain continued pre-training."""
+"""Declares the stage `train.pretrain`: instruction pre-training (arXiv 2406.14491) and plain continued pre-training."""
 
 import math
 from typing import Annotated, ClassVar, Literal, Self

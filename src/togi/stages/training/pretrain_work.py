@@ -38,7 +38,7 @@ Text = Document | Chat
 
 
 def run(settings: TrainPretrain, context: Context) -> None:
-    model = load_trainable(context, settings.init, settings)
+    model = load_trainable(context, settings.init, settings, in_parts=True)
     windows = Windows.of(settings, context, model)
     corpora, held_out, told = _read(settings, context, windows)
     mark_N = np.concatenate([texts.column("mark") for texts in corpora.values()])

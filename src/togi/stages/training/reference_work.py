@@ -57,7 +57,7 @@ def with_reference(context: Context, task: TokenTask, budget: int, used: Collect
 def _sums(context: Context, task: TokenTask, examples: Sequence[Example], budget: int) -> list[list[float]]:
     """One list per example, with one number per sequence (nats)."""
     sums: list[list[float]] = []
-    with without_adapter(task.module.net):
+    with without_adapter(task.readable(context.ranks).net):
         for part, output in outputs(task, context, examples, budget):
             forest = task.plant(part)
             logp_N = require(output.logp_N, "logp_N").double().cpu()

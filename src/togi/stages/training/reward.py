@@ -1,4 +1,4 @@
-"""`train.reward`: a reward model from preference pairs (Bradley-Terry; docs/methods.md)."""
+"""Declares the stage `train.reward`: a reward model from preference pairs (Bradley-Terry; docs/methods.md)."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 

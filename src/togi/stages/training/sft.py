@@ -1,4 +1,4 @@
-"""`train.sft`: supervised fine-tuning on chats, with loss on the assistant's turns (docs/methods.md)."""
+"""Declares the stage `train.sft`: supervised fine-tuning on chats, with loss on the assistant's turns."""
 
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self

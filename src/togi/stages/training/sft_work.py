@@ -36,7 +36,7 @@ SHARED = 64  # tokens that chats must share at the start for these to be compute
 
 
 def run(settings: TrainSft, context: Context) -> None:
-    model = load_trainable(context, settings.init, settings)
+    model = load_trainable(context, settings.init, settings, in_parts=True)
     data = read_chats(settings, context, model)
     fitted = fit(settings, context, model, SftTask(settings, data, model))
     context.counts["out"] = context.counts["chats"]

@@ -1,4 +1,4 @@
-"""`train.smpo`: a margin between mean log-probabilities, and the cross entropy of both answers (docs/methods.md)."""
+"""Declares the stage `train.smpo`: trains on a margin between mean log-probabilities, with cross entropy beside it."""
 
 from typing import Any, Literal, Self
 

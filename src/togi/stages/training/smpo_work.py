@@ -20,7 +20,7 @@ from togi.text.render import check_template
 
 
 def run(settings: TrainSmpo, context: Context) -> None:
-    model = load_trainable(context, settings.init, settings)
+    model = load_trainable(context, settings.init, settings, in_parts=True)
     data = read_pairs(settings, context, border(settings, context, model))
     train_and_save(settings, context, model, SmpoTask(settings, context, model, data))
 
