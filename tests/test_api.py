@@ -9,7 +9,8 @@ from places import ROOT
 from tiny_run import environment, write_recipe
 
 import togi
-from togi.core.errors import InputError, RecipeError
+from togi.core.errors import InputError, RecipeError, TogiError
+from togi.report.view import RunView, StageView
 
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 
@@ -63,3 +64,36 @@ def test_a_conversation_of_another_form_is_told_before_the_model_is_loaded(wrong
 def test_a_package_that_is_not_there_is_told():
     with pytest.raises(InputError, match="no-such-weights"):
         togi.load("package:no-such-weights")
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: togi.load(None), "model: found None; give a model folder"),
+        (lambda: togi.score(5, []), "model: found 5; give a model folder"),
+        (lambda: togi.load(ROOT / "pyproject.toml"), "it is a file, not a model folder"),
+        (lambda: togi.run({"name": "r"}), r"recipe: found \{'name': 'r'\}; give the path of a recipe"),
+        (lambda: togi.run("r.yaml", 5), "overrides: found 5; give {key: value}, or texts KEY=VALUE"),
+        (lambda: togi.run("r.yaml", [3]), r"overrides: found \[3\]"),
+        (lambda: togi.run("r.yaml", until=["a"]), r"until: found \['a'\]; give the name of one stage"),
+    ],
+)
+def test_arguments_of_another_kind_are_told(call, told):
+    with pytest.raises(TogiError, match=told):
+        call()
+
+
+def test_help_and_a_star_import_have_every_name(capsys):
+    help(togi)
+    shown = capsys.readouterr().out
+    assert "Runs the unfinished stages of a recipe" in shown and "The scores of a reward model" in shown
+    taken: dict[str, object] = {}
+    exec("from togi import *", taken)
+    assert set(togi.API) <= set(taken)
+
+
+def test_a_run_is_shown_in_a_line():
+    stage = StageView(name="policy", type="train.dpo", state="done", metrics=[{"step": n} for n in range(900)])
+    shown = repr(RunView(name="r", state="done", stages=[stage]))
+    assert shown == "<run r: done, 0 before/after rows, 0 alarms, stages: policy>"
+    assert repr(stage) == "<stage policy (train.dpo): done, metrics of 900 steps>"

@@ -14,6 +14,8 @@ API = (
     *("TokenSequence", "Forest", "plant", "Policy", "LoadedModel"),
 )
 
+__all__ = list(API)
+
 
 def __getattr__(name: str) -> Any:
     if name not in API:

@@ -9,9 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from togi.core.errors import GraderError, InputError
+from togi.core.errors import GraderError, InputError, RecipeError
 from togi.core.records import Message
-from togi.core.sources import HUB_ID, PACKAGE, ModelSource, missing_path
+from togi.core.sources import HUB_ID, PACKAGE, ModelSource, missing_path, no_model_folder
 from togi.model.forest import Forest, plant
 from togi.model.forest import Sequence as TokenSequence
 from togi.model.load import LoadedModel
@@ -103,14 +103,19 @@ def run(
     handles signals while it works. Raises the TogiError that ended the run.
     """
     given = _overrides(overrides)
-    graph = build(validate(read_tree(Path(recipe), given)))
+    if not isinstance(until, str | None):
+        raise RecipeError(f"until: found {_shown(until)}; give the name of one stage")
+    graph = build(validate(read_tree(_path(recipe, "recipe", "the path of a recipe (.yaml)"), given)))
     work = Run(graph, Options(recipe=str(recipe), overrides=given, until=until), display or Silent())
     work.run()
     return collect(work.folder)
 
 
 def _source(name: str | Path, template: str | None, revision: str) -> ModelSource:
+    path = _path(name, "model", "a model folder, package:NAME or a hub id")
     text = str(name)
+    if path.is_file():
+        raise InputError(f"{path}: {no_model_folder(path)}")
     if text.startswith(PACKAGE) and not Path(text).exists():
         return ModelSource(kind="package", name=text.removeprefix(PACKAGE), template=template)
     if Path(text).exists() or missing_path(text) or not (HUB_ID.fullmatch(text) or _is_package(text)):
@@ -118,6 +123,13 @@ def _source(name: str | Path, template: str | None, revision: str) -> ModelSourc
     if HUB_ID.fullmatch(text):
         return ModelSource(kind="hub", name=text, revision=revision, template=template)
     return ModelSource(kind="package", name=text, template=template)
+
+
+def _path(value: Any, what: str, wanted: str) -> Path:
+    """An argument as a path. Raises InputError for a value that is neither text nor a path."""
+    if not isinstance(value, str | Path) or not str(value):
+        raise InputError(f"{what}: found {_shown(value)}; give {wanted}")
+    return Path(value)
 
 
 def _is_package(name: str) -> bool:
@@ -144,7 +156,10 @@ def _overrides(given: Iterable[str] | Mapping[str, Any]) -> tuple[str, ...]:
     """Overrides as words of the command line."""
     if isinstance(given, Mapping):
         return tuple(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items())
-    return (given,) if isinstance(given, str) else tuple(given)
+    words = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
+    if not all(isinstance(word, str) for word in words):
+        raise RecipeError(f"overrides: found {_shown(given)}; give {{key: value}}, or texts KEY=VALUE")
+    return words
 
 
 def _shown(value: Any) -> str:

@@ -153,7 +153,7 @@ def test_a_model_in_this_process_answers_the_same_each_time(shell, model, docume
         (("--template", "chatml"), 3, "no role 'documents'"),
         (("--template", "llama3-text", "--max-tokens", 2000), 3, "the model's context is 2000"),
         (("--key-env", "STUB_KEY"), 2, "--key-env goes with a server's URL#NAME"),
-        (("--revision", "main"), 2, "--revision goes with a hub's id"),
+        (("--revision", "main"), 2, "--revision goes with a hub id"),
         (("--documents", "nowhere"), 3, "nowhere: there is no such file or folder"),
     ],
 )

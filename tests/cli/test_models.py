@@ -29,6 +29,28 @@ def test_a_reward_model_is_exported_as_one_and_nobody_talks_to_it(shell):
     assert "stage policy outputs a language model, not a reward model" in ended.output
 
 
+def test_a_language_model_gives_no_scores_which_is_told_before_anything_runs(shell):
+    Path("answers.jsonl").write_text('{"prompt": "Hi", "completion": "Yes"}\n')
+    told = "it is a language model, which gives no scores; name a reward model"
+    for words in (
+        ("score", "tiny.yaml:policy", "answers.jsonl"),
+        ("score", "model", "answers.jsonl"),
+        ("evaluate", "model", "reward_accuracy:answers.jsonl", "--reward"),
+    ):
+        ended = shell(*words)
+        assert ended.exit_code == 2 and told in ended.output, ended.output
+
+
+def test_a_file_is_no_model_and_is_told_what_it_is(shell):
+    for name, told in (("m.gguf", "it is a GGUF file"), ("m.safetensors", "it is a file of weights"), ("m", "a file")):
+        Path(name).write_bytes(b"weights")
+        for words in (("serve", name), ("export", name, "out"), *([("chat", name)] if "." in name else [])):
+            ended = shell(*words)
+            assert ended.exit_code == 2 and f"{name}: it is" in ended.output and told in ended.output
+            assert "did you mean" not in ended.output
+    assert "this is a file of weights; give the path of a recipe" in shell("run", "m.gguf").output
+
+
 def test_an_unknown_name_is_told_with_those_that_the_command_takes(shell):
     assert "there are: base, policy\n" in shell("chat", "tiny.yaml", "nope").output
     said = shell("export", "tiny.yaml:nope", "out").output

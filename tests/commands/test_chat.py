@@ -254,7 +254,7 @@ def test_a_damaged_card_says_which_key(folder, tmp_path, capsys):
 
 
 def test_an_error_of_a_later_turn_is_the_real_one_and_the_conversation_goes_on(folder, capsys, monkeypatch):
-    spoken = iter(["Hi", "word " * 400, "Still there?", ""])
+    spoken = iter(["Hi", "word " * 400, "", "Still there?", "/quit"])
     monkeypatch.setattr("builtins.input", lambda _: next(spoken))
     chat(at(folder), folder, Wanted(given=SHORT))
     told = capsys.readouterr().err
@@ -262,7 +262,7 @@ def test_an_error_of_a_later_turn_is_the_real_one_and_the_conversation_goes_on(f
     assert load(at(folder), folder).name in told
 
 
-@pytest.mark.parametrize("word", ["", "/quit", "/exit"])
+@pytest.mark.parametrize("word", ["/quit", "/exit"])
 def test_a_conversation_can_be_left(folder, capsys, monkeypatch, word):
     spoken = iter([word, "Still there?"])
     monkeypatch.setattr("builtins.input", lambda _: next(spoken))
@@ -303,6 +303,22 @@ def test_an_override_leaves_the_earlier_model_within_reach(shell):
     assert "say which model: policy" in shell("chat", "--run", before, "some").output
 
 
+def test_the_name_of_a_run_alone_means_its_last_one(shell):
+    other = ("tiny.yaml", "policy", "name=other", "-m", "Hi", "--max-tokens", "4")
+    assert "stage policy is not finished" in shell("chat", *other).output
+    ended = shell("run", "tiny.yaml", "name=other", "stages.policy.steps=2", "--until", "policy")
+    assert ended.exit_code == 0, ended.output
+    assert shell("chat", *other).exit_code == 0
+    metrics = json.loads(shell("show", "tiny.yaml", "policy", "name=other", "--json").output)["metrics"]
+    assert metrics[-1]["step"] == 2
+
+
+def test_a_run_stands_for_its_recipe(shell):
+    run = json.loads(shell("status", "tiny.yaml", "--json").output)["id"]
+    ended = shell("chat", "tiny.yaml", "policy", "--run", run)
+    assert ended.exit_code == 2 and f"--run {run} stands for the recipe; leave out tiny.yaml" in ended.output
+
+
 def test_words_of_chat_that_say_nothing(shell):
     assert "one model at a time, found policy and base" in shell("chat", "tiny.yaml", "policy", "base").output
-    assert "'policy' has no meaning" in shell("chat", "model", "policy").output
+    assert "'policy' does not apply" in shell("chat", "model", "policy").output

@@ -53,7 +53,7 @@ def test_each_different_size_is_told_as_the_file_writes_it(tmp_path):
     [
         ({"vocab_size": 99_584}, 99_584, "99,584 rows for 99,487 tokens; 97 are padding"),
         ({"vocab_size": 99_584}, 99_840, "99,840 rows for 99,487 tokens; 353 are padding. Its shape has 99,584 rows"),
-        ({"vocab_size": 99_487}, 99_584, "Its shape has 99,487 rows, with which togi plan counts the memory"),
+        ({"vocab_size": 99_487}, 99_584, "Its shape has 99,487 rows; togi plan computes the memory of these"),
     ],
 )
 def test_padded_rows_are_reported_and_no_failure(tmp_path, file, own, note):

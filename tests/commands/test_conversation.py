@@ -1,6 +1,7 @@
 """A conversation at a terminal: commands, an answer stopped by Ctrl-C, and the history of lines."""
 
 import importlib
+import io
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from togi.commands.conversation import HELP, HISTORY, Conversation, line_editing
+from togi.commands.conversation import HELP, HISTORY, Conversation, line_editing, lines
 from togi.core.errors import InputError
 from togi.core.records import Prompt, SamplingParams
 
@@ -111,6 +112,33 @@ def test_a_file_that_cannot_be_written_is_told_in_plain_words(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "x.jsonl cannot be written: No such file or directory; name another file; /help" in said
     assert "/reset" not in said and "Errno" not in said
+
+
+def test_blank_lines_of_a_file_end_no_conversation(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\n  \ntwo\n/quit\nthree\n"))
+    assert list(lines()) == ["one", "two"]
+
+
+class Keyboard(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_ctrl_c_drops_a_line_and_a_second_one_ends_the_program(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", Keyboard())
+    typed = iter(["^C", "", "one", "^C", "^C"])
+
+    def key(_: str) -> str:
+        if (line := next(typed)) == "^C":
+            os.kill(os.getpid(), signal.SIGINT)
+        return line
+
+    monkeypatch.setattr("builtins.input", key)
+    before, spoken = signal.getsignal(signal.SIGINT), lines()
+    assert next(spoken) == "one" and "/quit or Ctrl-D ends the chat" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        next(spoken)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_help_names_every_command(capsys):

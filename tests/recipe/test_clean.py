@@ -262,7 +262,8 @@ def test_a_run_whose_folder_is_elsewhere_counts_and_one_whose_disk_is_away_stops
 def test_a_link_that_is_forgotten_goes_and_the_folder_that_it_names_is_empty(home, tmp_path):
     earlier(home, MINE).rename(tmp_path / "elsewhere")
     (home / "history" / "0123456789ab").symlink_to(tmp_path / "elsewhere")
-    assert "forgotten: run" in clean("--forget", "all")
+    assert "would be forgotten, with its report" in clean("--forget", "all")
+    assert "forgotten: run" in clean("--forget", "all", "--yes")
     assert [*(home / "history").iterdir()] == [] and [*(tmp_path / "elsewhere").iterdir()] == []
 
 
@@ -283,9 +284,9 @@ def test_forgetting_a_run_that_is_killed_leaves_one_that_can_be_forgotten_again(
     run = earlier(home, MINE)
     for name in ("recipe.lock.yaml", "report.html"):
         (run / name).write_text("")
-    killed("from togi.cli import main\nmain(['clean', '--forget', 'all'])", f"forgetting:{place}")
+    killed("from togi.cli import main\nmain(['clean', '--forget', 'all', '--yes'])", f"forgetting:{place}")
     assert [each.folder for each in known_runs()] == [run]
-    clean("--forget", "all")
+    clean("--forget", "all", "--yes")
     assert not run.exists()
 
 

@@ -58,6 +58,15 @@ def test_a_terminal_shows_a_spinner_at_once_then_a_bar(monkeypatch):
     assert first_words("select") == "reading records"
 
 
+def test_the_bar_is_shorter_where_the_words_need_its_room(monkeypatch):
+    human, shown = fed(monkeypatch, [], terminal=True)
+    human.console.width = 80
+    human.event({**step(450), "note": "loss 3.6895, validation 3.2182, 186 tokens/s"})
+    human.done("policy", 1.0)
+    line = next(line for line in shown.getvalue().splitlines() if "450/900" in line)
+    assert "validation 3.2182, 186 tokens/s" in line and 0 < line.count("\u2501") < human.BAR
+
+
 CLOSING = Closing(
     run="0123456789ab",
     report="/r.html",

@@ -58,7 +58,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def test_a_run_asks_once_and_says_what_it_spent(server: Stub, tmp_path: Path, told) -> None:
     path = recipe(tmp_path, server.url)
     code, planned = told("plan", str(path))
-    assert code == 0 and "12 calls" in planned and "servers are asked 12 times, for at most" in planned
+    assert code == 0 and "12 calls" in planned and "requests to servers: 12, for at most" in planned
     first = togi(tmp_path / "home", "run", str(path), STUB_KEY=KEY)
     assert first.returncode == 0, first.stderr
     real = [body for body in server.asked if body["messages"][0]["content"] in QUESTIONS]
@@ -83,7 +83,7 @@ def test_a_failed_request_costs_an_evaluation_its_prompt_and_is_asked_again(serv
     try:
         stopped = togi(home, *words, "stages.scores.max_failed_share=0", STUB_KEY=KEY)
         assert stopped.returncode == 4, stopped.stderr
-        assert "1 of 6 requests to $a failed, and at most 0 may (max_failed_share 0)" in stopped.stderr
+        assert "1 of 6 requests to $a failed, but at most 0 may fail (max_failed_share 0)" in stopped.stderr
         left_out = togi(home, *words, STUB_KEY=KEY)
     finally:
         server.failing = ""

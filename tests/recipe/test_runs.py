@@ -10,7 +10,7 @@ from stored_stage import finished_stage
 from togi.cli import main
 from togi.core.errors import RecipeError
 from togi.core.files import write_json
-from togi.recipe.runs import find_run, forget, id_of, keep_last, known_runs, run_id
+from togi.recipe.runs import find_run, forgettable, id_of, keep_last, known_runs, run_id
 from togi.recipe.sweep import register, survey
 
 FIRST, SECOND = "select-" + "a" * 16, "select-" + "b" * 16
@@ -77,10 +77,13 @@ def test_a_run_goes_back_and_forth_and_is_known_once(home):
 def test_a_forgotten_run_lets_its_results_go(home):
     newest, oldest = known_runs()
     with pytest.raises(RecipeError, match="is the last run of tiny"):
-        forget(newest.id)
-    shown = json.loads(togi("clean", "--forget", oldest.id, "--json").output)
-    assert [Path(row["folder"]).name for row in shown["folders"]] == [FIRST]
-    assert [run.id for run in known_runs()] == [newest.id] and shown["forgotten"] == [oldest.id]
+        forgettable(newest.id)
+    for words in ((), ("--yes",)):
+        assert [run.id for run in known_runs()] == [newest.id, oldest.id]
+        shown = json.loads(togi("clean", "--forget", oldest.id, "--json", *words).output)
+        assert [Path(row["folder"]).name for row in shown["folders"]] == [FIRST]
+        assert shown["forgotten"] == [oldest.id] and shown["removed"] is bool(words)
+    assert [run.id for run in known_runs()] == [newest.id]
 
 
 def test_a_run_that_is_not_known_names_those_that_are(home):

@@ -183,7 +183,7 @@ def test_clean_removes_only_what_no_run_refers_to(copied):
     assert unreferred(kept.stdout) == []  # the replaced run is still known by its id
     old = togi(copied / "home", "clean", "--forget", "all", "--json")
     assert len(unreferred(old.stdout)) == 1
-    assert togi(copied / "home", "clean", "--yes").returncode == 0
+    assert togi(copied / "home", "clean", "--forget", "all", "--yes").returncode == 0
     assert len(json.loads(togi(copied / "home", "clean", "--json").stdout)["folders"]) == 0
     assert all((copied / "home" / "runs" / "tiny" / name / "DONE").exists() for name in ("policy", "scores"))
 

@@ -57,6 +57,13 @@ def done(tmp_path_factory):
     return render_report(collect(write_run(tmp_path_factory.mktemp("done"))))
 
 
+def test_runs_of_one_recipe_are_told_apart():
+    page = render_report(
+        RunView(name="r", state="done", stages=[], id="d24b8aacf691", overrides=("seed=2", "name=<r>"))
+    )
+    assert "run d24b8aacf691, changed settings: seed=2 name=<r>" in " ".join(Page(page).text)
+
+
 def test_everything_that_a_reader_looks_for_is_there(done):
     text = " ".join(Page(done).text)
     for part in (

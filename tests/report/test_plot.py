@@ -101,7 +101,7 @@ def test_validation_stands_beside_training_and_both_answers_in_one_panel():
     made = panels(StageView(name="a", type="train", state="done", metrics=[{"step": 1, **line}, {"step": 2, **line}]))
     assert [(panel.title, [entry[1] for entry in panel.legend]) for panel in made] == [
         ("Log-probability of both answers (nats per token)", ["logp chosen", "logp rejected"]),
-        ("Loss", ["loss", "validation/loss"]),
+        ("Loss", ["loss", "validation loss"]),
         ("Validation: bits", []),
     ]
 

@@ -136,7 +136,7 @@ SUMMARIES = {
     "plan": "Show the graph, what is done, and the tokens, memory and time of the rest.",
     "check": "Preflight: keys, files, models, templates; show samples token by token.",
     "status": "Show the progress of a recipe's last run.",
-    "show": "Show the output of a stage, or the records in, out and dropped of every stage.",
+    "show": "Show the output of a stage, or how many records every stage read, wrote and dropped.",
     "report": "Render a recipe's report again and print its path.",
     "list": "List stage types and their settings, and templates.",
     "clean": "Remove stored work that no run refers to.",
@@ -157,7 +157,7 @@ Exit codes:
   0    done
   1    a bug in togi; the log has a traceback
   2    the recipe, a key, a reference or the command line cannot be used
-  3    data, a file or a model does not fit
+  3    data, a file or a model cannot be used
   4    a stage cannot continue
   5    the worker process died (out of memory, killed)
   6    compare --fail-if-worse: the second model is worse
@@ -168,4 +168,5 @@ Exit codes:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="togi")
 def main() -> None:
-    """togi takes a language model from base to aligned chat model: one recipe, one command, killable anywhere."""
+    """togi takes a language model from base to aligned chat model: one recipe, one command, which you may kill at any
+    time."""

@@ -33,7 +33,9 @@ from togi.recipe.store import home, store_folder
     type=click.FloatRange(0, 1, min_open=True),
     help="Sample from the likeliest tokens with this total probability.  [default: 0.95]",
 )
-@click.option("--top-k", type=click.IntRange(0), help="Sample from this many likeliest tokens.  [default: 0, all]")
+@click.option(
+    "--top-k", type=click.IntRange(0), help="Sample from this many of the likeliest tokens.  [default: 0, all]"
+)
 @click.option(
     "--min-p",
     type=click.FloatRange(0, 1, max_open=True),
@@ -44,7 +46,7 @@ from togi.recipe.store import home, store_folder
     type=click.FloatRange(0.1),
     help="Above 1: tokens that already occurred become less likely.  [default: 1]",
 )
-@click.option("--max-tokens", type=click.IntRange(1), help="Longest answer.  [default: 256]")
+@click.option("--max-tokens", type=click.IntRange(1), help="Longest answer, in tokens.  [default: 256]")
 @click.option("--stop", multiple=True, help="A text that ends an answer, in addition to the terminator; repeatable.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random answers.")
 @click.option("--json", "as_json", is_flag=True, help="With --message: print the answer as JSON.")
@@ -59,11 +61,12 @@ def command(
 ) -> None:
     """Talk to a model that a recipe trained or declares.
 
-    TARGET is a recipe; then MODEL is the name of a stage or of a declared model. Or TARGET is a model folder,
-    RECIPE:STAGE, package:NAME, or a hub's id. The chat uses the model's own template and terminator, and the system
-    prompt and sampling of its training if they are known, and prints them. With KEY=VALUE it is the model of `togi run`
-    with the same words, otherwise that of the recipe's last run; with --run ID and only the name of a stage, that of an
-    earlier run. The safety prompt follows the system prompt of training. An empty line or Ctrl-D ends the chat.
+    TARGET is a recipe, and MODEL is the name of one of its stages or declared models. Or TARGET alone names the model:
+    a model folder, RECIPE:STAGE, package:NAME, or a hub id. The chat uses the model's own template and terminator. It
+    also uses the system prompt and sampling of the model's training if they are known, and prints them. The model comes
+    from the recipe's last run. With KEY=VALUE it comes from the run that `togi run` starts with the same overrides;
+    with --run ID and only the name of a stage, from an earlier run. The safety prompt follows the system prompt of
+    training. /quit or Ctrl-D ends the chat.
     """
     if as_json and message is None:
         raise RecipeError("command line: --json goes with --message")

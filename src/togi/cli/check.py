@@ -76,11 +76,12 @@ def command(recipe: Path, overrides: tuple[str, ...], limit: int | None, offline
     if problems := problems or [each for cost in planned.values() for each in cost.problems]:
         raise InputError("\n".join(problems))
     if not as_json:
-        say(f"{recipe}: {len(graph.nodes)} stages, every key, reference, file and template fits")
+        say(f"{recipe}: {len(graph.nodes)} stages; all keys, references, files and templates fit")
 
 
 def _shaped(graph: Graph) -> dict[str, tuple[ModelSource, str]]:
-    """The models that stages read and whose shape comes with the recipe, with its place there, by name."""
+    """The models that stages read and whose shape the recipe states, by name, each with the place of the shape in the
+    recipe."""
     found = {Ref(ref).name: at for node in graph.nodes.values() for ref, at in node.inputs.items()}
     where = graph.recipe.tree.where
     return {

@@ -5,7 +5,8 @@ import click
 from togi.cli.common import json_option, print_json
 from togi.core.errors import InputError
 from togi.core.terminal import say
-from togi.recipe.runs import forget as forget_run
+from togi.recipe.runs import forget as forget_runs
+from togi.recipe.runs import forgettable
 from togi.recipe.samples import forget, stored
 from togi.recipe.store import store_folder
 from togi.recipe.sweep import registering, runs_at_work, size, survey, sweep, take_away
@@ -14,7 +15,7 @@ from togi.stages.spent import forget_answers, stored_answers
 
 @click.command()
 @click.option("--yes", is_flag=True, help="Remove what is shown.")
-@click.option("--samples", is_flag=True, help="Only samples of finished trainings from which nothing was made.")
+@click.option("--samples", is_flag=True, help="Only samples of finished training stages that no other stage used.")
 @click.option("--answers", is_flag=True, help="Only stored answers of servers; a run requests them again.")
 @click.option(
     "--forget",
@@ -26,17 +27,19 @@ from togi.stages.spent import forget_answers, stored_answers
 def command(yes: bool, samples: bool, answers: bool, run: str | None, as_json: bool) -> None:
     """Remove stored work that no run refers to.
 
-    Lists it with its size; removes it only with --yes. The runs that count are those of `togi list --runs`: a recipe's
-    last run, and earlier ones until --forget. Work that a run is using is kept. Tokenised data is removed too, unless a
-    run is active: the next training makes it again.
+    Lists the work with its size; removes it only with --yes. Work of the runs that `togi list --runs` shows is kept:
+    that of a recipe's last run, and that of earlier runs until you forget them with --forget. Work that a run is using
+    is kept too. Tokenised data is removed unless a run is active; the next training makes it again.
     """
-    forgotten = forget_run(run) if run is not None else []
+    old = forgettable(run) if run is not None else []
+    if yes:
+        forget_runs(old)
     if samples or answers:
         (_samples if samples else _answers)(yes, as_json)
         return
     if yes:
         sweep()
-    found = survey()
+    found = survey([each.folder for each in old])
     sizes = {entry.folder: size(entry.folder) for entry in found.unused}
     busy, stuck = take_away(found.unused) if yes else ([], [])
     if as_json:
@@ -47,12 +50,12 @@ def command(yes: bool, samples: bool, answers: bool, run: str | None, as_json: b
                 "folders": rows,
                 "in_use": [str(f) for f in busy],
                 "notes": found.notes,
-                "forgotten": forgotten,
+                "forgotten": [each.id for each in old],
             }
         )
     else:
-        for name in forgotten:
-            say(f"forgotten: run {name}")
+        for each in old:
+            say(f"forgotten: run {each.id}" if yes else f"run {each.id} would be forgotten, with its report")
         for entry in found.unused:
             kept = "in use now, kept" if entry.folder in busy else "not removed" if entry.folder in stuck else ""
             note = kept or entry.why
@@ -62,8 +65,8 @@ def command(yes: bool, samples: bool, answers: bool, run: str | None, as_json: b
             say(f"note: {note}")
         went = [entry.folder for entry in found.unused if entry.folder not in (*busy, *stuck)]
         count, total = len(went), sum(sizes[folder] for folder in went)
-        how = "" if yes else "; remove them with --yes" if found.unused else ""
-        say(f"{count} folders, {total / 1e6:.1f} MB" + how)
+        how = "" if yes or not (old or found.unused) else "; --yes does it" if old else "; remove them with --yes"
+        say(f"{count} folder{'s' * (count != 1)}, {total / 1e6:.1f} MB" + how)
     if stuck:
         names = ", ".join(str(path) for path in stuck)
         raise InputError(f"these could not be removed completely: {names}; check who owns their files, and try again")

@@ -17,6 +17,8 @@ from togi.recipe.source import read_tree
 from togi.recipe.state import STATE
 from togi.recipe.store import run_folder, store_folder
 
+NAME = "name="  # begins the override that gives a run another name
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 bad_rows_option = click.option(
@@ -81,9 +83,9 @@ def load_graph(recipe: Path, overrides: tuple[str, ...] = (), limit: int | None 
 
 
 def stage_folder(graph: Graph, stage: str, overrides: tuple[str, ...]) -> Path:
-    """The folder of a stage's work: with overrides that of exactly these settings, else that of the recipe's last run,
-    whatever its overrides were."""
-    if overrides:
+    """The folder of a stage's work: with overrides, that of exactly these settings; otherwise that of the recipe's last
+    run, which may have had other overrides. With nothing but a name, it is that of the last run with this name."""
+    if any(not word.startswith(NAME) for word in overrides):
         return store_folder() / graph.nodes[stage].folder_name
     return run_folder(graph.recipe.name) / stage
 

@@ -23,7 +23,7 @@ EXIT_WORSE = 6
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.argument("benchmarks", nargs=-1, metavar="[BENCHMARK]...")
-@click.option("--fail-if-worse", is_flag=True, help="Exit with 6 if an interval shows that B is worse.")
+@click.option("--fail-if-worse", is_flag=True, help="Exit with code 6 if an interval shows that B is worse.")
 @click.option("--force", is_flag=True, help="Compare even if the measurements differ, and report the differences.")
 @click.option("--judge", metavar="MODEL", help="The judge model, for benchmarks that need one.")
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="For two models: use N rows of each data set.")
@@ -44,8 +44,8 @@ def command(
 
     Each difference is B minus A on their common questions. It has a paired bootstrap interval, the effect size in
     deviations (Hedges' g), and McNemar's test for right and wrong answers. If questions were asked several times, it
-    also has the noise: the difference that asking the same model twice may produce. Runs with different manifests are
-    compared only with --force.
+    also has the noise: the difference that asking the same model twice may produce. Runs that were measured differently
+    (other questions, sampling or judge) are compared only with --force.
     """
     work = importlib.import_module("togi.commands.compare")
     bad: dict[str, Any] = {}

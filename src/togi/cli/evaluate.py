@@ -95,7 +95,7 @@ def alpaca(preferences: Path, as_json: bool, **options: Any) -> None:
     """Compute AlpacaEval 2 win rates, raw and length-controlled.
 
     A preference is the probability, 0 to 1, that the model's answer to instruction i is better than the baseline's;
-    null means none. Without --weights or --fit there is no length-controlled rate.
+    null means that there is no preference. Without --weights or --fit there is no length-controlled rate.
     """
     work = importlib.import_module("togi.commands.evaluate")
     found = work.alpaca(preferences, **options)

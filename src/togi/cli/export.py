@@ -47,7 +47,7 @@ from togi.recipe.store import home, store_folder
 def command(model: str, folder: Path, form: str | None, kept: str | None, reward: bool, **more: Any) -> None:
     """Write a model or data for other programs: safetensors, an adapter, GGUF, Parquet.
 
-    MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub's id; FOLDER must be new or empty. The export is read
+    MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub id; FOLDER must be new or empty. The export is read
     back and compared with the model before it is moved to FOLDER: tokens of probe texts in several scripts,
     log-probabilities, greedy answers. A GGUF is read back by transformers; networks and tokenizers that llama.cpp would
     handle differently are refused by name.
@@ -64,7 +64,7 @@ def command(model: str, folder: Path, form: str | None, kept: str | None, reward
         raise RecipeError(f"command line: --format parquet is for the records of a stage, and {model!r} is a model")
     source, _, scores = (*named_model(model, "reward"), True) if reward else named_either(model)
     if more["revision"] is not None and source.kind != "hub":
-        raise RecipeError(f"command line: --revision goes with a hub's id, and {model!r} is none; leave it out")
+        raise RecipeError(f"command line: --revision goes with a hub id, but {model!r} is not one; leave it out")
     source = replace(source, **{key: value for key in ("template", "revision") if (value := more[key]) is not None})
     work = importlib.import_module("togi.commands.export")  # imports torch: errors above must not wait for it
     trained = None if (known := trained_by(model)) is None else work.Trained(**known)

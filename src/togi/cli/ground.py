@@ -41,7 +41,9 @@ from togi.recipe.store import home, store_folder
 )
 @sampling_option("Sampling settings of a published card for the answer.  [default: temperature 0.3]")
 @safety_option
-@click.option("--max-tokens", type=click.IntRange(1), default=2048, show_default=True, help="Longest answer.")
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=2048, show_default=True, help="Longest answer, in tokens."
+)
 @click.option("--template", metavar="NAME", help="Chat template by name.  [default: the model's own]")
 @click.option("--revision", help="Revision of a hub's or a server's model.  [default: main]")
 @click.option("--key-env", metavar="NAME", help="Environment variable with the key of a server.  [default: no key]")
@@ -50,8 +52,8 @@ from togi.recipe.store import home, store_folder
 def command(model: str, question: str, documents: Path, embedder: str | None, as_json: bool, **more: Any) -> None:
     """Answer a question from documents, and name the relevant ones.
 
-    MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub's id, or URL#NAME of a server. It must be trained for
-    grounded answers: under the system prompt of that training it first names the relevant documents (at temperature 0),
+    MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub id, or URL#NAME of a server. It must be trained for
+    grounded answers. Under the system prompt of that training it first names the relevant documents (at temperature 0),
     then answers (at 0.3). The files of a folder are split into parts; those that match the question best get the ids 0,
     1 and so on. A JSON list of up to --most documents is shown whole and in order. --sampling and --safety-prompt
     change only the second step; the safety prompt follows the system prompt of the training.
@@ -86,9 +88,11 @@ def _model(model: str, template: str | None, revision: str | None, key_env: str 
             )
         return there
     if key_env is not None:
-        raise RecipeError(f"command line: --key-env goes with a server's URL#NAME, and {model!r} is none; leave it out")
+        raise RecipeError(
+            f"command line: --key-env goes with a server's URL#NAME, but {model!r} is not one; leave it out"
+        )
     source, _ = named_model(model, "causal")
     if revision is not None and source.kind != "hub":
-        raise RecipeError(f"command line: --revision goes with a hub's id, and {model!r} is none; leave it out")
+        raise RecipeError(f"command line: --revision goes with a hub id, but {model!r} is not one; leave it out")
     given = {"template": template, "revision": revision}
     return replace(source, **{key: value for key, value in given.items() if value is not None})

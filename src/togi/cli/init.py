@@ -48,17 +48,17 @@ def command(model: str, data: str, goal: str, output: Path | None, names: tuple[
     """
     path = output or Path(f"{goal}.yaml")
     beside = path.resolve().parent
-    work = importlib.import_module("togi.commands.init")
+    work, made = (importlib.import_module(f"togi.commands.{name}") for name in ("init", "init_model"))
     columns_by_name = _named(names)
     found = work.look(data, goal, columns_by_name)
-    models, longest = work.model_entry(model, beside)
+    models, longest = made.model_entry(model, beside)
     rows = work.data_entry(data, beside, columns_by_name)
     written = work.write_recipe(path, goal, {"model": work.flow(models), "data": work.flow(rows)}, longest, found)
-    note = work.template_note(models, beside, found.special)
+    notes = [note for note in (made.template_note(models, beside, found.special), found.unfit) if note]
     if as_json:
         columns = [{"column": name, "read": read or None, "example": text} for name, read, text in found.columns]
         told = {"written": list(map(str, written)), "model": models, "data": rows, "columns": columns}
-        print_json(told | ({"note": note} if note else {}))
+        print_json(told | ({"notes": notes} if notes else {}))
         return
     more = f" and {len(found.files) - 1} more" if len(found.files) > 1 else ""
     say(f"data: {found.files[0]}{more}")
@@ -67,7 +67,7 @@ def command(model: str, data: str, goal: str, output: Path | None, names: tuple[
     )
     say(f"model: {', '.join(f'{key} {value}' for key, value in models.items())}")
     say(f"written: {', '.join(map(str, written))}")
-    if note:
+    for note in notes:
         say(f"note: {note}")
     say(f"next: {shlex.join(['togi', 'check', str(path)])}, then {shlex.join(['togi', 'run', str(path)])}")
 

@@ -21,7 +21,7 @@ from togi.text.template import TEMPLATES
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--runs", is_flag=True, help="List runs, the newest first, instead.")
+@click.option("--runs", is_flag=True, help="List runs instead, newest first.")
 @json_option
 def command(name: str | None, runs: bool, as_json: bool) -> None:
     """List stage types and their settings, and templates.
@@ -45,7 +45,7 @@ def command(name: str | None, runs: bool, as_json: bool) -> None:
         say_table(("setting", "default", "meaning"), rows)
     else:
         say_table(("stage type", "what it does"), [*value["stages"].items()])
-        say(f"templates: {', '.join(value['templates'])}")
+        say(f"templates: {', '.join(value['templates'])}; `tokenizer`, or none, is the model's own")
 
 
 def _list_runs(as_json: bool) -> None:

@@ -4,14 +4,15 @@ import importlib
 import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
 from togi.cli.benchmarks import benchmark_json, say_benchmark
 from togi.cli.common import bad_rows_option, compute_option, json_option, print_json
-from togi.cli.models import declared
-from togi.core.errors import Interrupted
+from togi.cli.models import declared, only_speaks
+from togi.core.errors import Interrupted, RecipeError
 from togi.core.terminal import say
 from togi.recipe.display import Human, Silent, Watched
 from togi.recipe.graph import Graph
@@ -54,8 +55,8 @@ class _Measure(click.Command):
 def measure(model: str, benchmarks: tuple[str, ...], as_json: bool, **more: Any) -> None:
     """Measure MODEL on benchmarks, outside any recipe.
 
-    MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub's id, or URL#NAME of a server. BENCHMARK is TYPE:DATA,
-    where DATA is a file, a folder, a preset or a hub's id: answers:questions.jsonl; or '{type: TYPE, ...}' with the
+    MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub id, or URL#NAME of a server. BENCHMARK is TYPE:DATA,
+    where DATA is a file, a folder, a preset or a hub id: answers:questions.jsonl; or '{type: TYPE, ...}' with the
     settings of `togi list evaluate`. Earlier measurements are reused, and a killed command continues where it stopped.
     """
     work = importlib.import_module("togi.commands.measure")
@@ -101,6 +102,11 @@ def named_as(
 ) -> Any:
     """A model of the command line in the form that `togi.commands.measure` expects."""
     name, entry, scores = declared(text, revision, key_env)
+    if reward and "path" in entry and only_speaks(Path(entry["path"])):
+        raise RecipeError(
+            f"command line: {text}: it is a language model, which gives no scores; name a reward model, such as that "
+            "of a stage train.reward"
+        )
     entry |= {"template": template} if template else {}
     kinds = ("scorer",) if reward or scores else ("model", "scorer") if "url" in entry else ("model",)
     return work.Named(name=name, entry=entry, kinds=kinds)

@@ -1,4 +1,4 @@
-"""Resolves the model arguments of commands: a stage of a recipe or a run, a declared model, a folder, a hub's id."""
+"""Resolves the model arguments of commands: a stage of a recipe or a run, a declared model, a folder, a hub id."""
 
 import logging
 import os
@@ -15,7 +15,16 @@ from togi.core.outside import read_object
 from togi.core.records import KINDS
 from togi.core.sampling import Recommended
 from togi.core.settings import MAIN
-from togi.core.sources import ADAPTER_CONFIG, HUB_ID, PACKAGE, ModelSource, is_model_folder, missing_path
+from togi.core.sources import (
+    ADAPTER_CONFIG,
+    HUB_ID,
+    PACKAGE,
+    WEIGHT_FILES,
+    ModelSource,
+    is_model_folder,
+    missing_path,
+    no_model_folder,
+)
 from togi.recipe.endpoint_spec import replayed
 from togi.recipe.graph import Graph, kinds_of, made_by, model_source
 from togi.recipe.runs import find_run, settings_of, stage_of
@@ -37,11 +46,13 @@ def of_run(target: Path | None, words: tuple[str, ...], given: str) -> ModelSour
     run = find_run(given)
     models = [stage["name"] for stage in run.state["stages"] if _gives_model(stage)]
     names = [*([str(target)] if target is not None else []), *words] or models
+    if target is not None and os.path.isfile(target):
+        raise RecipeError(f"command line: --run {given} stands for the recipe; leave out {target}")
     if len(names) != 1 or names[0] not in models:
         raise RecipeError(f"run {run.id}: say which model: {', '.join(models) or 'it made none'}")
     folder = Path(stage_of(run, names[0])["folder"])
     if not is_done(folder):
-        raise RecipeError(f"run {run.id}: stage {names[0]} is not finished, or its result was removed since")
+        raise RecipeError(f"run {run.id}: stage {names[0]} is not finished, or its result has been removed")
     hold_whole(folder, f"togi run RECIPE --redo {names[0]}", only=MODEL_FOLDER)
     return _in_folder(folder / MODEL_FOLDER)
 
@@ -54,13 +65,14 @@ def of_target(target: Path | None, words: tuple[str, ...]) -> ModelSource:
     recipe, _, name = str(target).rpartition(":")
     if recipe and os.path.isfile(recipe):
         return of_target(Path(recipe), (name, *words))
-    if not words and target.suffix not in (".yaml", ".yml") and not os.path.exists(target):
+    weights = target.suffix.lower() in WEIGHT_FILES
+    if not words and target.suffix not in (".yaml", ".yml") and (weights or not os.path.exists(target)):
         return named_model(str(target), "causal")[0]
     overrides = tuple(word for word in words if "=" in word)
     names = [word for word in words if "=" not in word]
     if os.path.isdir(target):  # Path.is_dir raises for names that the system refuses
         if words:
-            raise RecipeError(f"command line: {target} is a model folder, so {words[0]!r} has no meaning; leave it out")
+            raise RecipeError(f"command line: {target} is a model folder, so {words[0]!r} does not apply; leave it out")
         return _folder(str(target), ("causal",))
     if len(names) > 1:
         raise RecipeError(f"command line: one model at a time, found {' and '.join(names)}")
@@ -102,7 +114,7 @@ def of_recipe(
 
 def named_model(text: str, kind: str, *also: str) -> tuple[ModelSource, str]:
     """The model that one word names, and its name: the word is a folder, RECIPE:STAGE or RECIPE:MODEL, package:NAME, or
-    a hub's id. Raises RecipeError for anything else."""
+    a hub id. Raises RecipeError for anything else."""
     recipe, _, name = text.rpartition(":")
     if os.path.isdir(text):
         return _folder(text, (kind, *also)), Path(os.path.abspath(text)).name
@@ -110,12 +122,14 @@ def named_model(text: str, kind: str, *also: str) -> tuple[ModelSource, str]:
         return ModelSource(kind="package", name=name), name
     if recipe and os.path.isfile(recipe):
         return of_recipe(load_graph(Path(recipe)), Path(recipe), name, (), kind, *also), name
+    if os.path.isfile(text):
+        raise RecipeError(f"command line: {text}: {no_model_folder(Path(text))}")
     if missing := missing_path(text):
         raise RecipeError(f"command line: {missing}")
     if HUB_ID.fullmatch(text):
         return ModelSource(kind="hub", name=text), text
     raise RecipeError(
-        f"command line: {text!r} is not a model; give a model folder, RECIPE:STAGE, package:NAME, or a hub's id "
+        f"command line: {text!r} is not a model; give a model folder, RECIPE:STAGE, package:NAME, or a hub id "
         "(owner/name)"
     )
 
@@ -207,7 +221,9 @@ def declared(text: str, revision: str | None = None, key_env: str | None = None)
         return there.model.rpartition("/")[2], entry, False
     source, name, reward = named_either(text)
     if revision is not None and source.kind != "hub":
-        raise RecipeError(f"command line: --revision goes with a hub's id or a URL, and {text!r} is none; leave it out")
+        raise RecipeError(
+            f"command line: --revision goes with a hub id or a URL, but {text!r} is not one; leave it out"
+        )
     entry = entry_of(source) | ({"revision": revision} if revision else {})
     return name.rpartition("/")[2], entry, reward
 
@@ -248,15 +264,23 @@ def _last_overrides(graph: Graph) -> tuple[str, ...]:
 
 def _scores(source: ModelSource) -> bool:
     """Whether a folder's configuration is that of a reward model."""
-    path = Path(source.name) / "config.json"
-    if source.kind != "path" or not path.is_file():
-        return False
-    named = read_object(path).get("architectures") or []
-    return any(str(each).endswith("ForSequenceClassification") for each in named)
+    return source.kind == "path" and _is_built_for(Path(source.name), "ForSequenceClassification")
+
+
+def only_speaks(folder: Path) -> bool:
+    """Whether a folder's configuration is that of a language model, which gives no scores."""
+    return _is_built_for(folder, "ForCausalLM")
+
+
+def _is_built_for(folder: Path, use: str) -> bool:
+    """Whether the configuration in a folder, if there is one, names an architecture for this use."""
+    path = folder / "config.json"
+    named = (read_object(path).get("architectures") or []) if path.is_file() else []
+    return any(str(each).endswith(use) for each in named)
 
 
 def _folder(text: str, kinds: Sequence[str]) -> ModelSource:
-    """The model in a folder. Raises RecipeError for a reward model if none of `kinds` is one."""
+    """The model in a folder. Raises RecipeError for a reward model that `kinds` do not allow."""
     source = _in_folder(_model_folder(Path(text)))
     if "reward" not in kinds and _scores(source):
         raise RecipeError(f"{text}: it is a reward model, not {_wanted(kinds[0])}{_scoring(text)}")
@@ -264,8 +288,8 @@ def _folder(text: str, kinds: Sequence[str]) -> ModelSource:
 
 
 def _model_folder(folder: Path) -> Path:
-    """The folder of a model: of a stage's folder its output, and any other folder itself. Raises RecipeError for a
-    stage that is not finished or outputs no model, DamagedFile if its files have changed."""
+    """The folder of a model: the output of a stage's folder, or any other folder itself. Raises RecipeError for a stage
+    that is not finished or outputs no model, DamagedFile if its files have changed."""
     if not (folder / SETTINGS).is_file() or is_model_folder(folder):
         return folder
     if not is_done(folder):

@@ -28,8 +28,8 @@ def command(recipe: Path, overrides: tuple[str, ...], limit: int | None, compute
     Tokens, operations and peak memory are computed from the settings, the data on disk and the sizes of the models;
     time from the speed of the last finished stage of the same type. If the recipe names its hardware, memory and time
     are those of its devices, and a stage that does not fit is an error that suggests settings that fit. For models on
-    servers the plan shows calls, tokens and money, including answers that are already stored. It lists what is not
-    known yet, and what the settings ask for and cannot have.
+    servers the plan shows calls, tokens and money, including answers that are already stored. It also lists what is not
+    known yet, and settings that ask for something impossible.
     """
     graph = load_graph(recipe, overrides, limit)
     store = store_folder()
@@ -59,7 +59,7 @@ def _print(rows: list[dict[str, Any]], models: Any) -> None:
     if asked := [row["estimate"] for row in rows if (row.get("estimate") or {}).get("calls")]:
         money = sum(each["money"] or 0 for each in asked)
         calls = sum(each["calls"] for each in asked)
-        say(f"servers are asked {calls:,} times" + (f", for at most {money:.4g} in money" if money else ""))
+        say(f"requests to servers: {calls:,}" + (f", for at most {money:.4g} in money" if money else ""))
     left = [row["stage"] for row in rows if row["state"] != "done"]
     say(f"{len(rows) - len(left)} of {len(rows)} stages are done" + (f"; left: {', '.join(left)}" if left else ""))
 

@@ -1,4 +1,4 @@
-"""The cost of a recipe's stages, for commands that need it before a run."""
+"""Asks `commands.plan` for the cost of each stage of a recipe's graph, for `togi plan` and `togi check`."""
 
 import importlib
 from pathlib import Path
@@ -35,7 +35,7 @@ def costs(graph: Graph, store: Path, compute: str = "auto") -> dict[str, Any]:
 
 
 def _services(graph: Graph, kind: Any) -> list[Any]:
-    """The models that the run serves; those with stored answers take no memory of note."""
+    """The models that the run serves, without those with stored answers, which need almost no memory."""
     sampled = engines(graph.recipe)
     return [
         kind(

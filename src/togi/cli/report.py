@@ -17,7 +17,8 @@ from togi.recipe.state import settle
 def command(recipe: Path | None, overrides: tuple[str, ...], run: str | None, as_json: bool) -> None:
     """Render a recipe's report again and print its path.
 
-    With name=OTHER it is that of the run that was started with it; with --run ID that of an earlier run.
+    By default it is the report of the recipe's last run; with name=OTHER, of the run that was started with that name;
+    with --run ID, of an earlier run.
     """
     folder = run_place(recipe, overrides, run)
     settle(folder)

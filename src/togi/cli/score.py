@@ -30,7 +30,7 @@ SHOWN = 60  # characters of a text in the table
 def command(model: str, file: Path, revision: str | None, key_env: str | None, on_bad_row: str, as_json: bool) -> None:
     """Score the answers in FILE with a reward model.
 
-    MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub's id, or URL#NAME of a server. Rows have a prompt and an
+    MODEL is a model folder, RECIPE:STAGE, package:NAME, a hub id, or URL#NAME of a server. Rows have a prompt and an
     answer, or messages that end with the assistant. An answer gets the same score alone, in a batch, and from
     transformers for the same rendered text. A text that is longer than the model's context gets no score, and is
     counted.

@@ -38,8 +38,8 @@ DEVICE = "cpu|cuda(:[0-9]+)?"
 @click.option("--template", metavar="NAME", help="Chat template by name.  [default: the model's own]")
 @click.option("--revision", help="Commit, tag or branch of a hub's model.  [default: main]")
 @sampling_option(
-    "Sampling settings of a published card for what a request leaves out, or OpenAI's defaults.  [default: those "
-    "recommended for the model]",
+    "Sampling settings for what a request leaves out: those of a published card, or none for OpenAI's defaults.  "
+    "[default: those recommended for the model]",
     NONE,
 )
 @click.option(
@@ -96,12 +96,12 @@ DEVICE = "cpu|cuda(:[0-9]+)?"
 def command(models: tuple[str, ...], reward: bool, host: str, port: int, **more: Any) -> None:
     """Serve models over HTTP, with OpenAI's API, until Ctrl-C or SIGTERM.
 
-    MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub's id; several MODELs must be language models. Language
+    MODEL is a model folder, RECIPE:STAGE, package:NAME, or a hub id; several MODELs must be language models. Language
     models answer /v1/chat/completions and /v1/completions (texts or token ids); the page at / is for talking to one of
     them, or to two side by side. With --reward, /v1/scores and (except for encoders) /classify return raw scores; an
     embedder answers /v1/embeddings, without a prefix. Unsupported parameters of a request are refused with status 400,
-    never ignored. /openapi.json describes requests and answers; /metrics has metrics for Prometheus. A signal ends it
-    with exit code 0.
+    never ignored. /openapi.json describes requests and answers; /metrics has metrics for Prometheus. A signal ends the
+    server with exit code 0.
     """
     names: tuple[str, ...] = more["name"]
     if len(models) > 1 and reward:
@@ -160,7 +160,7 @@ def _source(model: str, reward: bool, template: str | None, revision: str | None
     """The model that an argument names, and its name for clients."""
     source, called = named_model(model, *(("reward",) if reward else ("causal", "embedder")))
     if revision is not None and source.kind != "hub":
-        raise RecipeError(f"command line: --revision goes with a hub's id, and {model!r} is none; leave it out")
+        raise RecipeError(f"command line: --revision goes with a hub id, but {model!r} is not one; leave it out")
     given = {"template": template, "revision": revision}
     return replace(source, **{key: value for key, value in given.items() if value is not None}), called
 

@@ -1,4 +1,4 @@
-"""`togi show`: shows the output of a stage, or the records in, out and dropped of every stage."""
+"""`togi show`: shows the output of a stage, or how many records every stage read, wrote and dropped."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -42,13 +42,13 @@ SOURCES = TypeAdapter(list[SourceView])
 @run_option
 @json_option
 def command(words: tuple[str, ...], count: int, run: str | None, as_json: bool) -> None:
-    """Show the output of a stage, or the records in, out and dropped of every stage.
+    """Show the output of a stage, or how many records every stage read, wrote and dropped.
 
-    STAGE is the name of a stage, or STAGE.OUTPUT for one of its further outputs. Without it, every stage has a line:
-    the records in and out, those dropped and why, and the licences of their sources.
+    STAGE is the name of a stage, or STAGE.OUTPUT for one of its further outputs. Without STAGE, every stage has a line:
+    how many records it read, wrote and dropped, why it dropped them, and the licences of their sources.
 
-    With KEY=VALUE it shows the run of `togi run` with the same words, otherwise the recipe's last run; with --run ID,
-    and without RECIPE, an earlier run.
+    The run is the recipe's last one. With KEY=VALUE it is the run that `togi run` starts with the same overrides; with
+    --run ID, and without RECIPE, an earlier run.
     """
     if not [word for word in words[run is None :] if "=" not in word]:
         recipe = Path(words[0]) if run is None and words else None
@@ -74,7 +74,7 @@ def _of_run(words: tuple[str, ...], run: str) -> tuple[Path, str, str]:
     found = stage_of(find_run(run), stage)
     folder = Path(found["folder"])
     if not (folder / "settings.json").exists():
-        raise InputError(f"run {run}: stage {stage} has not begun, or its result was removed since")
+        raise InputError(f"run {run}: stage {stage} has not begun, or its result has been removed")
     path = output_path(_kind(kinds_of(settings_of(found)), f"run {run}: stage {stage}", output), output or MAIN)
     return folder, path, "togi run RECIPE --redo " + stage
 

@@ -23,7 +23,7 @@ from togi.stages.spent import stored_answers
 def command(recipe: Path | None, overrides: tuple[str, ...], run: str | None, as_json: bool) -> None:
     """Show the progress of a recipe's last run.
 
-    With name=OTHER it is the run that was started with it; with --run ID an earlier run.
+    With name=OTHER, show the run that was started with that name; with --run ID, an earlier run.
     """
     folder = run_place(recipe, overrides, run)
     state = read_state(folder)

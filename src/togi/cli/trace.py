@@ -33,8 +33,8 @@ def command(recipe: Path, record: str, overrides: tuple[str, ...], as_json: bool
 
     Shows what the record was made from, what each stage did with it, and what was made from it.
 
-    RECORD_ID is an id as `togi show` prints it, or its first digits. With KEY=VALUE it is looked up in the run of `togi
-    run` with the same words, otherwise in the recipe's last run.
+    RECORD_ID is an id as `togi show` prints it, or its first digits. It is looked up in the recipe's last run, or with
+    KEY=VALUE in the run that `togi run` starts with the same overrides.
     """
     graph = load_graph(recipe, overrides)
     work = importlib.import_module("togi.commands.trace")

@@ -95,8 +95,8 @@ class LiveClient:
         self.weights = weights
 
     def sleep(self) -> bool:
-        """Makes the server free its memory; no request may be under way. Returns whether it sleeps: not if it went away
-        meanwhile. Raises InputError if it cannot."""
+        """Makes the server free its memory; no request may be in progress. Returns False if the server went away
+        meanwhile. Raises InputError if the server cannot sleep."""
         return self.wait(self._submit(lambda exchange: sleep(_alone(exchange, "engine.sleep"))))
 
     def wake(self) -> None:

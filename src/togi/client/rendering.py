@@ -24,7 +24,7 @@ class _Refused(Exception):
 
 
 def unread_roles(endpoint: Endpoint, messages: Sequence[Message]) -> list[str] | None:
-    """The roles of the turns, but for the assistant's, whose text does not reach the model; None if the server does not
+    """The roles of the turns whose text does not reach the model, without the assistant's; None if the server does not
     tokenise conversations. Raises RecipeError if the environment lacks the key, InputError with the server's message if
     it refuses this conversation, for example because of a role."""
     return asyncio.run(_asked(endpoint, Transport(read_key(endpoint)), messages))

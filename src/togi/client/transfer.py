@@ -1,4 +1,4 @@
-"""Sends weights to the processes of one server, and makes it sleep and wake.
+"""The HTTP orders around a transfer of weights to one server, and the orders to sleep and to wake.
 
 HTTP requests say what comes; the tensors travel over a `Wire`. The server answers a request only when its tensors have
 arrived, so both run at the same time. After any failure both sides leave, and meet again for a new try.
@@ -147,7 +147,7 @@ class Transfers:
 
 
 def _in_thread(work: Callable[[], None]) -> "Future[None]":
-    """Runs `work`, which may raise WireBroken, in a thread of its own, which does not keep the process alive."""
+    """Runs `work`, which may raise WireBroken, in a daemon thread of its own."""
     future: Future[None] = Future()
 
     def run() -> None:
@@ -169,7 +169,7 @@ def _in_thread(work: Callable[[], None]) -> "Future[None]":
 
 
 async def sleep(exchange: Exchange) -> bool:
-    """Makes the server sleep, unless it does. Returns whether it does now: not if it went away meanwhile. Raises
+    """Makes the server sleep, if it does not sleep yet. Returns False if the server went away meanwhile. Raises
     InputError for a server that cannot sleep."""
     if await _asleep(exchange):
         return True

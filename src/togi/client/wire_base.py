@@ -31,7 +31,7 @@ class Broken(Exception):
 
 
 def shown(value: Any) -> str:
-    """The beginning of a value, for a message; as deep and as long as a server may make it."""
+    """The beginning of a server's value, for a message. The value may be long and deeply nested."""
     return reprlib.repr(value)[:SHOWN]
 
 

@@ -1,4 +1,4 @@
-"""The base network of a trained model, if this machine still has it."""
+"""Finds the base network of a trained model, if this machine still has it."""
 
 from collections.abc import Callable
 from importlib import metadata
@@ -18,9 +18,9 @@ from togi.stages.base import MODEL_FOLDER
 def base_of(
     source: ModelSource, cache: Path, model: LoadedModel, root: Root | None = None
 ) -> Callable[[], Any] | str | None:
-    """A function that loads the base of a model: `root`, or else the one that its adapter or card names, or if that was
-    trained too, the base of that one, and so on. A message if the base is not available; None if the folder shows no
-    training."""
+    """Returns a function that loads the base of a model. The base is `root`, if given; otherwise the model that the
+    adapter or the card names or, if that was trained as well, the base of that model, and so on. Returns a message if
+    the base is not available, and None if the folder shows no training."""
     called, found = (root.shown, _still(root)) if root is not None else _first(source, cache)
     if found == source:
         return None
@@ -36,7 +36,7 @@ def base_of(
 
 
 def _still(root: Root) -> ModelSource | None:
-    """The root of a chain of trainings if it is there and unchanged."""
+    """The root of a chain of trainings, if it still exists unchanged."""
     source = root.source
     if source.kind == "path":
         there = is_model_folder(Path(source.name)) and hash_folder(Path(source.name), source.beside) == root.revision

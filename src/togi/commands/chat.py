@@ -1,12 +1,11 @@
-"""A conversation in the terminal, outside any recipe."""
+"""Loads a model for a chat, settles its system prompt and sampling, and answers one message or a whole dialogue."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from togi.commands.conversation import LEAVE, Conversation, line_editing
+from togi.commands.conversation import Conversation, line_editing, lines
 from togi.commands.stored import Stored, StoredSampling, read_stored
 from togi.core.records import SamplingParams
 from togi.core.sampling import PresetName, Recommended
@@ -63,7 +62,7 @@ def chat(source: ModelSource, cache: Path, wanted: Wanted) -> None:
         return
     say(f"{model.name}, template {model.template.name}. /quit ends the chat, /help shows all commands.", err=True)
     with line_editing(cache.parent):
-        while (line := _read()) not in LEAVE:
+        for line in lines():
             talk.turn(line)
 
 
@@ -107,14 +106,3 @@ def _tell(trained: str | None, safety: str, used: Sequence[str], origin: str) ->
         say(f"safety prompt: {safety}", err=True)
     if used:
         say(f"{origin}: {', '.join(used)}", err=True)
-
-
-def _read() -> str:
-    """The next line, asked for with a prompt if a person types it; empty at the end of the input."""
-    typed = sys.stdin.isatty()
-    if typed:
-        say()
-    try:
-        return input("> " if typed else "").strip()
-    except EOFError:
-        return ""

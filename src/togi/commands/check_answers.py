@@ -1,4 +1,4 @@
-"""What is known of the answers of a recipe before they exist, and the stages that would refuse them."""
+"""Finds stages that would refuse the answers of earlier stages, by what is known of these answers before they exist."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +21,8 @@ class KnownAnswers:
     read: set[tuple[str, str]] = field(default_factory=set)
 
     def take(self, kind: StageType, name: str, settings: StageSettings, inputs: Mapping[str, Any]) -> None:
-        """Registers what a stage will give. Raises InputError for inputs that its work refuses, and for those of which
-        it would make nothing. A finished stage has not refused them."""
+        """Registers what is known of a stage's outputs. Raises InputError for inputs that the stage's work would
+        refuse, or from which it would make no records. Does nothing for a finished stage."""
         if self.made(name, MAIN) is not None:
             return
         of = self._of(inputs)

@@ -1,4 +1,4 @@
-"""The context of a stage that is checked, which holds its records in memory."""
+"""The context in which `togi check` prepares a stage that does not run: its records are held in memory."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

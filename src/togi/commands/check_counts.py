@@ -1,4 +1,4 @@
-"""How many records the stages of a recipe will have at most, and those that have too few."""
+"""Computes the largest number of records in each output of a stage that chooses among records, before any exist."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

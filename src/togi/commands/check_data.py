@@ -1,4 +1,5 @@
-"""What `togi check` says about data from outside."""
+"""The findings of `togi check` about a data set from outside: rows that fit, rows that are dropped, the first
+record."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

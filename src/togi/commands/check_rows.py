@@ -91,8 +91,8 @@ def shown_of(rows: Sequence[Rehearsed], seed: int) -> list[Shown]:
 
 
 def demo_of(model: LoadedModel, kind: str) -> Tokens:
-    """An example conversation as the trainer or a scorer reads it; only its question if the template writes no answer
-    without a thought."""
+    """An example conversation as the trainer or a scorer reads it; only the question if the template cannot write an
+    answer without a thought."""
     tokenizer, template = model.tokenizer, model.template
     if kind == "scorer":
         ids = tuple(render_text(template, tokenizer, DEMO))
@@ -139,7 +139,8 @@ def _decoded(side: TokenSequence, run: range, tokenizer: Any) -> list[Token]:
 
 
 def _character(side: TokenSequence, places: range, tokenizer: Any) -> tuple[str, int]:
-    """The text of the first token, and 1; or that of as many as make whole characters, and their number."""
+    """The text of the first token and 1, or, if several tokens make up a whole character, their text and their
+    number."""
     alone = tokenizer.decode([side.ids[places.start]], skip_special_tokens=False)
     text = alone
     for end in range(places.start + 1, places.stop + 1):

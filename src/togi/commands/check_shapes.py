@@ -1,4 +1,4 @@
-"""Compares the shapes that recipes bring along for `togi plan` (`shape:`) with the models' own configurations."""
+"""Compares the shapes that recipes state for `togi plan` (`shape:`) with the models' own configurations."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -60,7 +60,7 @@ def check_shapes(models: Mapping[str, tuple[ModelSource, str]]) -> ShapeChecks:
         if wrong := [*_differences(shape, own), *_context(brought, facts), *_rows(shape, own, tokens)]:
             found.problems.append(
                 f"{where}: models.{name}.shape: {source.shape} does not describe {source.name} at revision "
-                f"{source.revision}: {'; '.join(wrong)}. Correct the file, because togi plan counts with it, or name "
+                f"{source.revision}: {'; '.join(wrong)}. Correct the file, because togi plan uses it, or name "
                 "the model that it describes"
             )
         elif note := _padding(shape, own, tokens):
@@ -106,7 +106,7 @@ def _padding(shape: Shape, own: Shape, tokens: int | None) -> str:
     if tokens is not None and tokens != used:
         said += f" (its tokenizer has {tokens:,} tokens)"
     if shape.vocabulary != own.vocabulary:
-        said += f". Its shape has {shape.vocabulary:,} rows, with which togi plan counts the memory"
+        said += f". Its shape has {shape.vocabulary:,} rows; togi plan computes the memory of these"
     return said
 
 

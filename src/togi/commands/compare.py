@@ -1,4 +1,4 @@
-"""Two models, or two runs, on the same questions."""
+"""Compares two models, or two runs, question by question, and finds what was measured differently."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,9 @@
-"""A conversation at a terminal: line editing, history, commands that begin with /, and Ctrl-C to stop an answer."""
+"""The dialogue of a chat in the terminal: line editing, history, commands that begin with /, and Ctrl-C to stop an
+answer."""
 
 import importlib
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -19,9 +21,9 @@ HELP = """\
 /system [TEXT]  show the system prompt, or set it and start again; `/system none` removes it
 /retry          answer the last question once more, with another seed
 /save [FILE]    append the conversation to FILE (default chat.jsonl) as one row of messages
-/quit           end the chat, as an empty line and Ctrl-D do
-Ctrl-C stops an answer. To send a message that begins with /, type //."""
-LEAVE = ("", "/quit", "/exit")
+/quit           end the chat, as Ctrl-D does
+Ctrl-C stops an answer, or drops the line that you are typing. To send a message that begins with /, type //."""
+LEAVE = ("/quit", "/exit")
 HISTORY = "chat_history"
 LONGEST_HISTORY = 1000  # lines
 
@@ -62,6 +64,49 @@ def stoppable() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(pressed)
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+class Dropped(Exception):
+    """Ctrl-C was pressed while a line was typed."""
+
+
+@contextmanager
+def droppable(allowed: bool) -> Iterator[None]:
+    """Ctrl-C in the block raises Dropped, if that is allowed; otherwise it ends the program as usual."""
+
+    def press(number: int, frame: Any) -> None:
+        raise Dropped
+
+    previous = signal.getsignal(signal.SIGINT)
+    if allowed:
+        signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def lines() -> Iterator[str]:
+    """The lines of standard input, without blank ones, up to its end or a word of LEAVE. At a terminal, Ctrl-C drops
+    the line that is being typed; a second one in a row ends the program as usual."""
+    typed, dropped = sys.stdin.isatty(), False
+    while True:
+        if typed:
+            say()
+        try:
+            with droppable(typed and not dropped):
+                line = input("> " if typed else "").strip()
+        except EOFError:
+            return
+        except Dropped:
+            dropped = True
+            say("\n/quit or Ctrl-D ends the chat, as another Ctrl-C does", err=True)
+            continue
+        dropped = False
+        if line in LEAVE:
+            return
+        if line:
+            yield line
 
 
 class Answers(Protocol):
@@ -122,7 +167,7 @@ class Conversation:
         known = {"help": self._help, "reset": self._reset, "system": self._system}
         known |= {"save": self._save, "retry": self._retry}
         if name not in known:
-            found = ", ".join(f"/{each}" for each in known)
+            found = ", ".join(f"/{each}" for each in (*known, "quit"))
             raise InputError(f"there is no command /{name}; there are: {found}. To send it as a message, type //{name}")
         known[name](rest.strip())
 

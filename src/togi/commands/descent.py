@@ -1,4 +1,4 @@
-"""What the model or the records of a finished stage were made from, as far as its run knows it: for cards."""
+"""Finds what the model or the records of a finished stage were made from, as far as its run recorded it; for cards."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

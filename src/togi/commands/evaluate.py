@@ -219,7 +219,7 @@ def arena_notes(found: Arena) -> list[str]:
         notes.append(f"style: effect of one standard deviation on the log odds of a win: {effects}")
     notes += [f"dropped: {plural(count, 'row')}, {reason}" for reason, count in found.dropped.items()]
     notes += [
-        f"{name} judged {plural(count, 'game')} of its own: judges favour answers like theirs"
+        f"{name} judged {plural(count, 'game')} of its own: judges favour answers like their own"
         for name, count in found.self_judged.items()
     ]
     if any(one.leaked is not None and one.unleaked is None and one.win_rate is not None for one in ranked):

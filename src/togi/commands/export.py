@@ -41,7 +41,7 @@ Format = Literal["merged", "adapter", "gguf"]
 KEPT = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 TYPES = {name: kind for kind, name in KEPT.items()}
 MOST_LEARNT = 1 << 20
-"""Bytes of the largest file with hashes of prompts that an export takes along: some 50,000 prompts."""
+"""Bytes of the largest file with hashes of prompts that an export copies: some 50,000 prompts."""
 LONGEST = 64
 """Length in tokens of the greedy answers shown side by side."""
 
@@ -116,8 +116,8 @@ def export(source: ModelSource, cache: Path, wanted: Wanted, as_json: bool) -> N
 
 
 def _of_its_kind(source: ModelSource, cache: Path, wanted: Wanted) -> Wanted:
-    """`wanted` for a reward model, if the configuration is that of one: a hub's model is known only when it is here.
-    Raises RecipeError as `_refuse` does."""
+    """`wanted`, changed to a reward model if the configuration shows one. (The kind of a model on a hub is known only
+    after its download.) Raises RecipeError as `_refuse` does."""
     named = inspect(source, cache).config.get("architectures") or []
     if not any(str(each).endswith("ForSequenceClassification") for each in named):
         return wanted
@@ -215,7 +215,7 @@ def _base_notes(folder: Path) -> list[str]:
     base = str(read_object(path).get("base_model_name_or_path"))
     if HUB_ID.fullmatch(base):
         return []
-    return [f"its base is a folder of this machine ({base}): for others, write a hub's id into {path.name}"]
+    return [f"its base is a folder on this machine ({base}); for use elsewhere, write a hub id into {path.name}"]
 
 
 def _recommended(job: _Job) -> list[str]:
@@ -231,20 +231,20 @@ def _recommended(job: _Job) -> list[str]:
 
 
 def _learnt(job: _Job) -> list[str]:
-    """Copies the hashes of the prompts that the model was trained on, by which evaluations of the export find them, if
-    they are known and few; tells so. A GGUF is evaluated elsewhere."""
+    """Copies the hashes of the prompts that the model was trained on, if they are known and few, and returns a note.
+    Evaluations of the export recognise the prompts by them. A GGUF gets none, because it is evaluated elsewhere."""
     known = file_of(Path(job.source.name)) if job.source.kind == "path" else None
     if known is None or job.wanted.format == "gguf" or known.stat().st_size > MOST_LEARNT:
         return []
     shutil.copyfile(known, job.out / LEARNT)
-    return [f"{LEARNT} has hashes of the prompts of its training, by which `togi evaluate` recognises them"]
+    return [f"{LEARNT} has hashes of the training prompts, so that `togi evaluate` recognises them"]
 
 
 def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-# --- how near it is ---------------------------------------------------------------------------------------------------
+# --- comparison with the model ----------------------------------------------------------------------------------------
 
 
 def _report(job: _Job, written: _Written) -> dict[str, Any]:

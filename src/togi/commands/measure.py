@@ -190,7 +190,7 @@ def _settings(values: Mapping[str, Any], folder: Path, parts: _Parts) -> dict[st
     column = _first_data(kind)
     if column is not None and kind.settings.model_fields[column].is_required() and column not in values:
         raise RecipeError(
-            f"{WHERE}: {kind.name} needs {column}: write {kind.name}:DATA, a file, a folder, a preset or a hub's id"
+            f"{WHERE}: {kind.name} needs {column}: write {kind.name}:DATA, a file, a folder, a preset or a hub id"
         )
     return {name: _declared(kind, name, value, folder, parts) for name, value in values.items()}
 

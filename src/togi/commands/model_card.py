@@ -28,7 +28,7 @@ from togi.text.render import check_template
 
 PLOTS = 6
 CLEANING = [name for name, stage in STAGES.items() if stage.cleans]
-"""The types of stages that drop records which are in sets on which models are measured."""
+"""The types of stages that drop records found in evaluation sets."""
 STYLE = (
     "<style>text{font:10.5px sans-serif;fill:#5d6672}.grid{stroke:#e2ded5;fill:none}.line{fill:none;stroke-width:1.9;"
     "stroke:var(--s)}.faint{opacity:.3}.dashed{stroke-dasharray:4 4}.band{fill:var(--s);opacity:.17}.stack,.dot{"

@@ -17,7 +17,7 @@ from togi.model.folders import disk_errors, sync_tree
 
 ROOM = ".togi-export-"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-YOUNG = 60.0  # seconds in which a room may still be without its lock
+YOUNG = 60.0  # seconds in which a new temporary folder may still lack its lock
 
 
 def refuse_place(folder: Path) -> None:
@@ -64,7 +64,7 @@ def beside(folder: Path) -> Iterator[Path]:
         made = tempfile.TemporaryDirectory(prefix=ROOM, dir=parent)
     with made as room, _full_disk(folder), disk_errors(folder):
         held = take(Path(room))
-        assert held is not None  # only this process knows the folder, until it is no longer young
+        assert held is not None  # no other process touches a folder younger than YOUNG
         with held:
             yield Path(room)
 
@@ -90,7 +90,7 @@ def _sweep(parent: Path) -> None:
 
 def place(written: Path, folder: Path) -> None:
     """Moves a complete folder to its place. Makes its files as readable as the user's other files: some libraries
-    restrict theirs. Raises RecipeError if something else is there by now."""
+    restrict theirs. Raises RecipeError if something else has appeared there."""
     mode = written.stat().st_mode & 0o666
     for path in written.rglob("*"):
         if path.is_file():

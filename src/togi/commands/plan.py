@@ -1,4 +1,4 @@
-"""The cost of a recipe's stages before they run: records, tokens, operations, peak memory, time.
+"""Computes the cost of a recipe's stages before they run: records, tokens, operations, peak memory, time.
 
 Each stage estimates its own cost (stages/cost.py). This file has the common part: what is on disk, lengths in tokens,
 and the memory, operations and time of a training. Importing it does not import torch.

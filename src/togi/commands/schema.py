@@ -9,15 +9,23 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from togi.core.settings import Ref
+from togi.recipe.names import NAME
 from togi.recipe.schema import DataSpec, ModelSpec, RecipeHead
 from togi.stages.table import STAGES
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 NULL = {"type": "null"}
+REFERENCE = r"^\$[A-Za-z_]"
 
 
 class _Schema(GenerateJsonSchema):
-    """Paths are strings, wherever they resolve to."""
+    """Paths are strings, wherever they resolve to. A reference begins with $."""
+
+    def function_after_schema(self, schema: core_schema.AfterValidatorFunctionSchema) -> JsonSchemaValue:
+        kind = getattr(schema["function"]["function"], "__self__", None)
+        made = super().function_after_schema(schema)
+        return made | {"pattern": REFERENCE} if isinstance(kind, type) and issubclass(kind, Ref) else made
 
     def function_plain_schema(self, schema: core_schema.PlainValidatorFunctionSchema) -> JsonSchemaValue:
         return {"type": "string"}
@@ -31,10 +39,10 @@ def recipe_schema() -> dict[str, Any]:
     entry = {"models": _settings(ModelSpec, definitions, "model"), "data": _settings(DataSpec, definitions, "data")}
     head = _settings(RecipeHead, definitions, "head")
     top = definitions.pop(head["$ref"].rpartition("/")[2])
-    sections = {name: {"additionalProperties": {"anyOf": [spec, NULL]}} for name, spec in entry.items()}
-    sections["stages"] = {"additionalProperties": {"anyOf": [_one_of(stages, definitions), NULL]}}
+    entry["stages"] = _one_of(stages, definitions)
+    sections = {name: {"additionalProperties": {"if": NULL, "else": spec}} for name, spec in entry.items()}
     for name, section in sections.items():
-        top["properties"][name] = {"type": "object", **section}
+        top["properties"][name] = {"type": "object", "propertyNames": {"pattern": NAME}, **section}
     top["properties"]["extends"] = {"type": "string", "description": "a recipe that this one changes"}
     top["properties"]["track"] = {"anyOf": [top["properties"]["track"], {"type": "string"}]}
     top["required"] = []  # keys of the extended recipe need not be repeated

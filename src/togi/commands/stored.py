@@ -1,5 +1,5 @@
-"""What togi.json in a model folder says about talking to the model: the system prompt and sampling of its training, and
-the sampling that is recommended for its answers.
+"""Reads from togi.json in a model folder how to talk to the model: the system prompt and sampling of its training, and
+the recommended sampling.
 """
 
 from pathlib import Path

@@ -225,7 +225,7 @@ class Tracer:
         raise InputError(f"{len(found):,} records have ids that begin with {given!r}: {some}{more}; give more digits")
 
     def _near(self, given: str) -> str:
-        pool: dict[str, str] = {}  # ids, truncated to as many digits as given
+        pool: dict[str, str] = {}  # ids, truncated to the given number of digits
         for file in self.files:
             ids = file.ids
             pool |= {name[: len(given)]: name for name in _beginning(ids, given[:SHARED])}

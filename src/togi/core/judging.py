@@ -42,7 +42,7 @@ class JudgeSettings(NamedJudgePrompt):
     reference: bool = Field(default=True, description="show the judge the prompt's reference answer, if there is one")
     scale: tuple[int, int] = Field(default=(1, 10), description="lowest and highest grade")
     temperature: float = Field(default=0.0, ge=0, le=2, description="0 is greedy; a repeated question uses 0.5")
-    max_tokens: int = Field(default=512, ge=1, description="most tokens of the judge's answer, reasoning included")
+    max_tokens: int = Field(default=512, ge=1, description="maximum tokens of the judge's answer, reasoning included")
     retries: int = Field(
         default=1, ge=0, le=8, description="how often to ask again for an unreadable verdict, with the next index"
     )

@@ -8,8 +8,8 @@ _asked = False
 
 
 class Signalled(KeyboardInterrupt):
-    """A signal asked the command to end. Not KeyboardInterrupt itself, because after that has passed through `exec`,
-    Python 3.11 ends the process by SIGINT, whatever the exit code."""
+    """A signal asked the command to end. It is not KeyboardInterrupt, because Python 3.11 ends a process by SIGINT once
+    that exception has passed through `exec`, and ignores the exit code."""
 
 
 def heed_signals() -> None:

@@ -13,7 +13,7 @@ from togi.core.settings import Settings
 
 
 class Drawing(Settings):
-    """How the tokens of an answer are drawn, and the most of them."""
+    """How the tokens of an answer are drawn, and their maximum number."""
 
     temperature: float = Field(default=1.0, ge=0, le=2, description="randomness; 0 is greedy")
     top_p: float = Field(default=1.0, gt=0, le=1, description="sample from the top tokens of this total probability")
@@ -24,7 +24,7 @@ class Drawing(Settings):
     repetition_penalty: float = Field(
         default=1.0, ge=0.1, description="above 1: makes tokens that were already used less likely"
     )
-    max_tokens: int = Field(default=256, ge=1, description="most tokens of an answer, including the terminator")
+    max_tokens: int = Field(default=256, ge=1, description="maximum tokens of an answer, terminator included")
 
 
 class Sampling(Drawing):
@@ -112,8 +112,8 @@ class Recommended(Drawing):
         return ", ".join(f"{name} {value:g}" for name, value in self.values().items() if value != plain[name])
 
     def generating(self) -> dict[str, Any]:
-        """The settings as transformers' `generate` names them, without the length. All are there, because the library
-        has other defaults (50 for `top_k`) and those of a model."""
+        """The settings as transformers' `generate` names them, without the length. All are set, because the library and
+        a model's folder have other defaults (such as 50 for `top_k`)."""
         values = self.model_dump(include=set(Drawing.model_fields) - {"max_tokens"})
         greedy = {"do_sample": False, "repetition_penalty": self.repetition_penalty}
         return {"do_sample": True, **values} if self.temperature > 0 else greedy

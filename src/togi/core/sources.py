@@ -56,20 +56,41 @@ class ModelSource:
 
 
 CONVERSION = "#2"
-"""The version of how tokenizers of packages are read: 2 splits texts before numbers, as SmolLM2 was trained."""
+"""The version of the code that reads tokenizers of packages. Version 2 splits texts before numbers, as in the training
+of SmolLM2."""
 CARD = "togi.json"  # togi's metadata in the folder of a model that it saved
 ADAPTER_CONFIG = "adapter_config.json"
-PACKAGE = "package:"  # begins the name of a model in a package where a folder or a hub's id may stand too
+PACKAGE = "package:"  # begins the name of a model in a package where a folder or a hub id may stand too
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 FILE_NAME = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|txt|gz)$")
 """The end of a name of a file of rows, which no id on a hub has."""
 WEIGHT_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.gguf")
 
 
-def missing_path(text: str) -> str:
-    """Why a name that does not exist is that of a missing file or folder, and no id on a hub; empty if it can be one.
+GGUF = ".gguf"
+WEIGHT_FILES = (GGUF, ".safetensors", ".bin", ".pt", ".pth")
+"""Endings of files of weights."""
+FOR_LLAMA = (
+    "a GGUF file, which is for llama.cpp and similar programs; togi reads folders of safetensors: use the model it was "
+    "made from, or its export with --format merged"
+)
 
-    It is if it ends like a file of rows, begins like a path, or begins with a folder that exists."""
+
+def no_model_folder(path: Path) -> str:
+    """Why a path that is not a folder is not that of a model, with advice for a file of weights."""
+    if not path.is_file():
+        return "there is no such model folder"
+    if path.suffix.lower() == GGUF:
+        return f"it is {FOR_LLAMA}"
+    kind = "a file of weights" if path.suffix.lower() in WEIGHT_FILES else "a file"
+    return f"it is {kind}, not a model folder; give the folder with its config.json"
+
+
+def missing_path(text: str) -> str:
+    """The message for a name that can only be a missing file or folder; empty if it can be an id on a hub.
+
+    A name can only be a path if it ends like a file of rows, begins like a path, or begins with a folder that
+    exists."""
     path = Path(text).expanduser()
     inside = len(Path(text).parts) > 1 and Path(Path(text).parts[0]).is_dir()
     if not (FILE_NAME.search(text) or text[:1] in (".", "/", "~") or inside):
@@ -78,7 +99,7 @@ def missing_path(text: str) -> str:
     close = get_close_matches(path.name, names, 1, cutoff=0.8)
     hint = f"; did you mean {os.path.join(os.path.dirname(text), close[0])}?" if close else ""
     told = f"{text}: there is no such file or folder" + ("" if path.parent.is_dir() else f" (nor {path.parent})")
-    hub = "; for the hub's, work in a folder without that one" if inside and HUB_ID.fullmatch(text) else ""
+    hub = "; if you mean an id on the hub, work in another folder" if inside and HUB_ID.fullmatch(text) else ""
     return told + hint + hub
 
 
@@ -115,7 +136,7 @@ def hash_folder(folder: Path, beside: str = "") -> str:
     Raises InputError if the folder does not exist, or an adapter has no base.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such model folder{_hub_meant(folder, beside)}")
+        raise InputError(f"{folder}: {no_model_folder(folder)}{_hub_meant(folder, beside)}")
     total = hashlib.sha256()
     for source in lineage(ModelSource(kind="path", name=str(folder), beside=beside)):
         lines = _file_lines(Path(source.name)) if source.kind == "path" else [f"{fingerprint(source)}\n".encode()]
@@ -125,8 +146,8 @@ def hash_folder(folder: Path, beside: str = "") -> str:
 
 
 def _hub_meant(folder: Path, beside: str) -> str:
-    """A hint if the given folder looks like a hub id."""
-    given = os.path.relpath(folder, beside) if beside else ""
+    """A hint if the given folder does not exist and looks like a hub id."""
+    given = os.path.relpath(folder, beside) if beside and not folder.exists() else ""
     return f"; did you mean a model on the hub, `hub: {given}`?" if HUB_ID.fullmatch(given) else ""
 
 

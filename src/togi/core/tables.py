@@ -22,8 +22,8 @@ GAP = 2  # columns between two cells
 LINE = 24  # columns of the longest cell that is never wrapped; longer text is prose
 LONGEST = 32  # columns of a word that prose keeps whole; longer words (paths, Japanese) may be split
 USUAL = 40
-"""Columns of the longest cell that a column without a terminal is as wide as; a longer cell makes only its own line
-longer."""
+"""Without a terminal, a column is as wide as its longest cell of at most this many characters; a longer cell makes only
+its own line longer."""
 STYLES = {
     "done": "green",
     "running": "cyan",

@@ -132,7 +132,9 @@ def _chosen(folder: Path, found: Sequence[Path], split: str) -> list[Path]:
     chosen = _of_split(names, split)
     if not chosen:
         there = ", ".join(dict.fromkeys(name.split for name in list(names.values())[:8]))
-        raise InputError(f"{folder}: no file of the split {split!r} among {there}; set `split`")
+        raise InputError(
+            f"{folder}: no file of the split {split!r} among {there}; set `split`, or name one of the files"
+        )
     splits = list(dict.fromkeys(names[f].split for f in chosen if names[f].shard))
     if len(splits) > 1:
         raise InputError(f"{folder}: the split {split!r} may be {' or '.join(splits)}: set `split` to one of them")

@@ -32,8 +32,8 @@ _LABELS = {
 CODECS = {label: codec for codec, labels in _LABELS.items() for label in labels.split()}
 
 CONTROLS = "whatwg-controls"
-"""The error handler of `bytes.decode` that reads a byte from 0x80 to 0x9F that an encoding of Windows does not have as
-the control character of that number, as the Encoding Standard does."""
+"""The name of an error handler for `bytes.decode`. If a Windows encoding does not define a byte from 0x80 to 0x9F, the
+handler reads it as the control character of that number, as the Encoding Standard does."""
 
 
 def _control(error: UnicodeError) -> tuple[str, int]:

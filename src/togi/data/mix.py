@@ -1,4 +1,4 @@
-"""Mixing sources by their share of tokens.
+"""Mixes sources by their share of tokens.
 
 The next item always comes from the source that is furthest behind its share. With K sources, the tokens of each
 therefore stay within (K - 1) times the longest item of share x total at every moment, whatever the item lengths.

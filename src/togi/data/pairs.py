@@ -1,4 +1,4 @@
-"""Preference pairs from two answers."""
+"""Builds preference pairs from two answers, and drops those that are no preference."""
 
 from collections.abc import Sequence
 from typing import TypeVar

@@ -346,8 +346,8 @@ PRESETS: dict[str, Preset] = {
         read=first_row,
         split="filtered",
         licence="ODC-BY",
-        about="pairs; section is the section of the subset: `by: section` gives accuracies by section. Its own table "
-        "weighs math-prm as much as the rest of Reasoning, which a mean of rows does not",
+        about="pairs; section is the section of the subset: `by: section` gives accuracies by section. RewardBench's "
+        "own table gives math-prm as much weight as the rest of Reasoning; a mean over rows does not",
     ),
     "allenai/reward-bench-2": Preset(
         hub="allenai/reward-bench-2",
@@ -357,7 +357,7 @@ PRESETS: dict[str, Preset] = {
         split="test",
         licence="ODC-BY",
         about="pairs of the right answer with each wrong one; `best_of: id, by: subset` of reward_accuracy joins them "
-        "to the published scores of all six subsets. A row of Ties gives as few pairs as show each of its answers",
+        "to the published scores of all six subsets. A row of Ties becomes the fewest pairs that show each answer",
     ),
     "Anthropic/hh-rlhf": Preset(
         hub="Anthropic/hh-rlhf/helpful-base",

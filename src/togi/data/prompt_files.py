@@ -1,4 +1,4 @@
-"""The built-in prompts, as Jinja files in `prompts/`: NAME.LANGUAGE.j2, each with its variables listed at the top."""
+"""Finds togi's built-in prompts, the Jinja files `prompts/NAME.LANGUAGE.j2`; each lists its variables at the top."""
 
 from pathlib import Path
 

@@ -33,9 +33,9 @@ def first_row(row: Row, kind: str) -> Row:
 def second_rows(row: Row, kind: str) -> list[Row]:
     """The pairs of a row of RewardBench 2: its right answer with each of the wrong ones. As prompts: the row once.
 
-    A row of the subset Ties may have several right answers. Its pairs are as few as show every answer, right and wrong
-    ones taken in turn; a wrong answer with the text of a right one is left out. Raises BadRow for a row without right
-    or wrong answers, or with several right ones in another subset.
+    A row of the subset Ties may have several right answers. It becomes the fewest pairs that show every answer; right
+    and wrong answers are taken in turn, and a wrong answer with the text of a right one is left out. Raises BadRow for
+    a row without right or wrong answers, or with several right ones in another subset.
     """
     if kind != "pairs":
         return [row]

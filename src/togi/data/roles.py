@@ -1,4 +1,4 @@
-"""Roles of turns that were probably misspelt."""
+"""Finds roles of turns that were probably misspelt."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches

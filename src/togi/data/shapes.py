@@ -340,7 +340,8 @@ def _label(cols: Columns) -> bool | None:
 
 
 def _reference(cols: Columns, own: Turns, talk: str | None) -> str | None:
-    """The reference answer of a prompt, as text; its type is free. None if a label marks it as bad."""
+    """The reference answer of a prompt, as text; the column may be of any type. None if a label marks the answer as
+    bad."""
     said_last = "\n\n".join(m.content for m in own) or None
     reply = cols.pick(ANSWERS, "the answer")
     if reply is None or blank(cols.row[reply]) or (talk in cols.named and reply not in cols.named):

@@ -84,7 +84,7 @@ def _fit(x_NK: Floats, share_N: Floats, weight_N: Floats, strength: float) -> tu
         times_N = np.maximum(times_N, NOTHING)  # a fold has only wins, or only losses
     model = LogisticRegression(C=strength, l1_ratio=1.0, solver="liblinear", fit_intercept=False, random_state=SEED)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the caller tells it once, by model
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the caller reports it, once for each model
         model.fit(both_NK, won_N, sample_weight=times_N)
     return model.coef_[0], int(model.n_iter_.max()) < model.max_iter
 

@@ -1,6 +1,6 @@
-"""The diversity of a model's answers: distinct-n, self-BLEU, and dispersion of embeddings.
+"""The diversity of base and policy, for the before/after table: distinct-n, self-BLEU, dispersion of embeddings.
 
-There is one answer per prompt, with prompts in the same order for both models. All three measures depend on length, so
+Both models answer each prompt once, and the prompts have the same order. All three measures depend on length, so
 compare `Texts.cut()`: a model whose answers never end repeats itself more.
 
 Names: `_P` one value per prompt, `_PQ` one per pair of prompts, `_PD` one vector per prompt, `_N` n-gram order.

@@ -1,4 +1,4 @@
-"""Reward against KL: the reward that a policy gained, and the divergence from its base that it cost.
+"""Estimates a policy's KL from its base, and the expected reward of best-of-n sampling from the base.
 
 Suffixes: P prompts, M answers of the base to each.
 """

@@ -1,9 +1,9 @@
-"""Parts of a decoder as total functions: tensors in, tensors out.
+"""Parts of a decoder as functions of tensors: attention, the softmax of the head, norms, gates, products of few rows.
 
-Compiled functions (`c/`) compute them where possible, and torch elsewhere. The choice is made here, once per process;
-`report` returns it. The system's C compiler needs some seconds for the first build. Without a compiler, or with
-TOGI_NATIVE=0 in the environment, torch computes everything: more slowly, with the same results up to rounding.
-TOGI_NATIVE=avx2 or avx512 limits compiled functions to those instruction sets.
+Compiled functions (`c/`) compute attention, softmax and products where possible; torch computes the rest. The choice is
+made here, once per process; `report` returns it. The system's C compiler needs some seconds for the first build.
+Without a compiler, or with TOGI_NATIVE=0 in the environment, torch computes everything: more slowly, with the same
+results up to rounding. TOGI_NATIVE=avx2 or avx512 limits compiled functions to those instruction sets.
 """
 
 from togi.kernels.attention import Block, Blocks, BlockTable, Options, attend

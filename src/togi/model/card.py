@@ -28,7 +28,7 @@ FORMAT = 2  # format 1 lacked base, data, licence, and the system prompt and sam
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """The base that a model was trained from: its name, the type of its stored weights, and its licence if known.
-    `revision` is a commit, a version, or the hash of a folder's files; `place` is a hub's id, or a folder."""
+    `revision` is a commit, a version, or the hash of a folder's files; `place` is a hub id, or a folder."""
 
     name: str
     revision: str
@@ -40,7 +40,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What a stage knows of the model that it trained. `sources` are the data sets and models that it was made from;
+    """What a stage knows about the model that it trained. `sources` are the data sets and models that it was made from;
     `spoken` holds the `system` and `sampling` of the training."""
 
     stage: str = ""

@@ -203,7 +203,7 @@ def token_logp(
     if not temperature > 0:
         raise InputError(f"temperature {temperature}: log-probabilities need a temperature above 0")
     if len(target_N) == 0:
-        # a graph with gradients of zero, also for the head: so ranks stay in step, and one process does as several do
+        # a graph whose gradients are zero, also for the head: it keeps ranks in step, and one process acts like several
         used = [hidden_NH, *(weight for weight in head.module.parameters() if weight.requires_grad)]
         empty = sum(each.sum() for each in used) * torch.zeros(0, device=hidden_NH.device)
         return TokenLogp(empty, empty.detach() if entropy else None)

@@ -2,9 +2,9 @@
 
 The library reads each row of a batch at its last token that is not the pad token; many servers read the last token. If
 the pad token equals the last token of a conversation (often eos), the library reads the token before it. A scorer from
-outside is read so too, because it was trained so. A scorer trained by togi is read at the last token, so its folder
-gets another special token of its tokenizer as pad token, one that no conversation ends with. If there is none, it has
-no pad token: the library then reads the right token and refuses to pad.
+outside is read in the same way, because it was trained in this way. A scorer trained by togi is read at the last token,
+so its folder gets another special token of its tokenizer as pad token, one that no conversation ends with. If there is
+none, it has no pad token: the library then reads the right token and refuses to pad.
 """
 
 import logging

@@ -104,7 +104,7 @@ def check_scalar_head(model: LoadedModel) -> None:
     expected = torch.cat([net(input_ids=probe, use_cache=False).logits[0] for probe in probes])
     found = torch.cat([read_head(head, _state(net, probe, read_length(probe[0].tolist(), pad))) for probe in probes])
     if not nearly_equal(found.to(expected.dtype), expected):
-        raise InputError(f"{other}gives scores {expected.tolist()} on a probe, where that gives {found.tolist()}")
+        raise InputError(f"{other}gives scores {expected.tolist()} on a probe, but such a layer gives {found.tolist()}")
 
 
 def _probes(net: Any) -> list[Tensor]:

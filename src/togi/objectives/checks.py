@@ -1,4 +1,4 @@
-"""Checks of an objective's settings."""
+"""Raises errors for settings of an objective: not among the allowed values, out of range, or refused by `rules`."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,4 +1,4 @@
-"""DPO and its relatives as values of one objective.
+"""DPO, hinge, IPO, robust DPO and CPO: preference losses on log-ratios to the initial model.
 
     loss_type      loss of a pair                                            source
     sigmoid        -log sigmoid(beta d)                                      arXiv 2305.18290

@@ -1,4 +1,4 @@
-"""GRPO and its relatives as values of one objective.
+"""GRPO, DAPO, Dr. GRPO, CISPO, LUSPO, SAPO and VESPO: policy losses over groups of answers to one prompt.
 
     loss_type   surrogate            a token's weight in the loss
     grpo        clipped ratio        1 / (length of its answer x answers)       arXiv 2402.03300

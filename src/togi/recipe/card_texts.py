@@ -10,7 +10,7 @@ class CardTexts(Settings):
     """What the card of an exported model says in addition to the facts of the run. It is in no fingerprint."""
 
     title: str = Field(default="", description="the model's name; empty: those of the recipe and the stage")
-    language: tuple[str, ...] = Field(default=(), description="codes of its languages, as on the hub: [ja, en]")
+    language: tuple[str, ...] = Field(default=(), description="language codes, as on the hub: [ja, en]")
     licence: str = Field(default="", description="the model's own licence; empty: the licences of its sources")
     intended: str = Field(default="", description="what the model is for, and what it is not for")
     background: str = Field(default="", description="why it was made, and from what")

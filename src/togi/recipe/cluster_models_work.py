@@ -59,8 +59,8 @@ class Holder:
 
 @dataclass(eq=False, slots=True)
 class Held:
-    """A holder on a node, and the shards given to it: their places among all, and their answers. While `starting`, the
-    answer that it is ready, is awaited, it gets none."""
+    """A holder on a node, and the shards given to it: their places among all shards, and their answers. `starting` is
+    the awaited answer that the holder is ready; until that comes, the holder gets no shards."""
 
     actor: Any
     node: str

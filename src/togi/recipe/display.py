@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -112,7 +113,8 @@ class Human:
     15 s, and one when all units of a kind are done, if there are metrics."""
 
     EVERY_SECONDS = 15.0
-    BAR = 24  # width of the bar in characters
+    BAR, SHORT = 24, 6  # widths of the bar in characters, and where the terminal is too narrow for all words
+    AROUND = 8  # characters of the line beside the count, the bar and the words
 
     def __init__(self) -> None:
         self.console: Console = _Lines(stderr=True, highlight=False, soft_wrap=True)
@@ -177,10 +179,11 @@ class Human:
             row.add_row(" ", self.spinner, Text(self.words, "dim"), Text(spent, "dim"))
             return row
         count, rest, note = (printable(part) for part in self._parts(self.at))
-        bar = ProgressBar(total=max(1, self.at["total"]), completed=self.at["done"], width=self.BAR)
-        words = Text(
-            "  ".join(part for part in (rest or spent, note) if part), "dim", no_wrap=True, overflow="ellipsis"
-        )
+        told = "  ".join(part for part in (rest or spent, note) if part)
+        room = self.console.width - self.AROUND - cell_len(count) - cell_len(told)
+        width = min(self.BAR, max(self.SHORT, room))
+        bar = ProgressBar(total=max(1, self.at["total"]), completed=self.at["done"], width=width)
+        words = Text(told, "dim", no_wrap=True, overflow="ellipsis")
         row.add_row(" ", self.spinner, Text(count, no_wrap=True), bar, words)
         return row
 
@@ -226,7 +229,7 @@ class Human:
 
 class Watched:
     """A display whose reader may close the output, as `tee` does at a Ctrl-C: it shows nothing from then on. `lost` is
-    the reason; `gone` is called once, and can end the work in good order.
+    the reason; `gone` is called once, and can let the work be saved and end.
 
     Messages of a signal handler during a write wait until the write ends, because streams are not reentrant.
     """

@@ -88,9 +88,9 @@ class EndpointKeys(Settings):
     protocol: Literal["auto", "openai", "vllm", "sglang", "togi"] = runtime_setting(
         "auto", "url: the server's protocol; auto detects it"
     )
-    concurrency: int = runtime_setting(64, "url: most requests at the same time", ge=1)
-    requests_per_minute: int | None = runtime_setting(None, "url: most requests a minute", ge=1)
-    tokens_per_minute: int | None = runtime_setting(None, "url: most tokens a minute", ge=1)
+    concurrency: int = runtime_setting(64, "url: maximum requests at the same time", ge=1)
+    requests_per_minute: int | None = runtime_setting(None, "url: maximum requests per minute", ge=1)
+    tokens_per_minute: int | None = runtime_setting(None, "url: maximum tokens per minute", ge=1)
     deadline: float = runtime_setting(600.0, "url: seconds after which an unanswered request fails", gt=0)
     budget: Budget = runtime_setting(Budget(), "url: spending limits for one run")
     price: Price = runtime_setting(Price(), "url: price of a million tokens")

@@ -224,7 +224,7 @@ def _add(graph: Graph, name: str, settings: StageSettings, inputs: dict[str, "st
 def content(
     graph: Graph, settings: StageSettings, inputs: dict[str, "str | ModelSource"], sources: list[HashedFiles]
 ) -> dict[str, Any]:
-    """Everything that a stage's fingerprint covers except its seed; adds to `sources` the files that it covers."""
+    """Everything that a stage's fingerprint covers except its seed; adds the covered files to `sources`."""
     named = {
         ref: _model_mark(target, sources) if isinstance(target, ModelSource) else _output_mark(graph, target, Ref(ref))
         for ref, target in inputs.items()

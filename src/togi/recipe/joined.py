@@ -1,8 +1,8 @@
 """A run whose ranks were started by torchrun or by a launcher that sets the same variables.
 
-Each process runs the same command. Rank 0's does the run, with a worker that is rank 0 of the stages that all ranks do
-together, and does the other stages alone. The other processes follow (`follow`): each has the worker of one rank, which
-gets its stages from rank 0's worker, through torch's rendezvous store.
+Each process runs the same command. The process of rank 0 does the run: its worker is rank 0 of the stages that all
+ranks do together, and does the other stages alone. The other processes follow (`follow`): each has the worker of one
+rank, which gets its stages from rank 0's worker, through torch's rendezvous store.
 """
 
 import os

@@ -1,5 +1,5 @@
-"""Before a run begins, checks the finished work that it will read against its hashes, sets damaged work aside with a
-message, and so lets it be done again."""
+"""Checks the finished work that a run will read, before the run begins: sets aside what does not match its hashes, so
+that the run does it again."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

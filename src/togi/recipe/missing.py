@@ -1,4 +1,4 @@
-"""The models and files that a recipe needs and that are not on this machine, all at once."""
+"""Finds the models and files that a recipe needs and this machine lacks, and reports all of them at once."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial

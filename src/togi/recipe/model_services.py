@@ -26,11 +26,12 @@ SEVERAL += ("--data-parallel-size", "-dp", "--dp-size")
 
 
 def services_of(graph: Graph, store: Path, options: Options | None = None) -> list[ServiceSpec]:
-    """The services of a recipe, in the order of its models, without those that no stage uses. togi's own compute as the
-    stages of a run with `options` do: in the same type and, except on a cluster, with as many threads.
+    """The services of a recipe, in the order of its models, without those that no stage uses. togi's own servers
+    compute as the stages of a run with `options` do: in the same type and, except on a cluster, with the same number of
+    threads.
 
-    Raises RecipeError, with the location in the recipe, for a model that its engine cannot serve as declared, or not on
-    a cluster.
+    Raises RecipeError, with the location in the recipe, for a model that its engine cannot serve as declared, or cannot
+    serve on a cluster.
     """
     options = options or Options()
     found = _replays(graph)

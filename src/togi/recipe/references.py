@@ -1,4 +1,4 @@
-"""What the references of a recipe lead to, and their mistakes."""
+"""Resolves the references of a recipe, and finds those that lead nowhere or to the wrong kind."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches

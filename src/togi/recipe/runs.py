@@ -124,23 +124,28 @@ def settings_of(stage: Mapping[str, Any]) -> StageSettings:
         raise DamagedFile(f"{path}: not the settings of a stage {stage['type']} of this version of togi") from None
 
 
-def forget(given: str) -> list[str]:
-    """Forgets an earlier run, or all of them with "all"; returns their ids. `togi clean` then removes their results
-    unless another run uses them. Raises RecipeError for a recipe's last run, or an unknown one, InputError if the
-    system does not allow it."""
+def forgettable(given: str) -> list[KnownRun]:
+    """The earlier run with this id, or all of them with "all". Raises RecipeError for a recipe's last run, or an
+    unknown one."""
     runs = [run for run in known_runs() if not run.last] if given == "all" else [find_run(given, "--forget")]
     for run in runs:
         if run.last:
             raise RecipeError(
                 f"--forget: {run.id} is the last run of {run.state['name']}; remove {run.folder} yourself"
             )
+    return runs
+
+
+def forget(runs: Iterable[KnownRun]) -> None:
+    """Forgets earlier runs; `togi clean` then removes their results unless another run uses them. Raises InputError if
+    the system does not allow it."""
+    for run in runs:
         try:
             _remove(run.folder)
         except OSError as error:
             raise InputError(
                 f"--forget: {run.folder}: cannot be removed ({error.strerror}); check who owns it"
             ) from None
-    return [run.id for run in runs]
 
 
 def _remove(folder: Path) -> None:

@@ -36,7 +36,8 @@ def stored() -> list[Stored]:
 
 
 def forget(entries: list[Stored]) -> list[Stored]:
-    """Removes samples that may go; returns those that are kept because something needs or uses them by now."""
+    """Removes the samples that nothing needs; returns those that are kept because something has come to need or use
+    them."""
     with registering():
         now = {entry.folder: entry for entry in stored()}
         return [now.get(entry.folder, entry) for entry in entries if not _forgotten(now.get(entry.folder))]

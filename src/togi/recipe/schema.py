@@ -16,11 +16,11 @@ from togi.core.settings import HubId, MadeModelRef, RecipePath, Settings, runtim
 from togi.recipe.card_texts import CardTexts
 from togi.recipe.document import KeyPath, dotted
 from togi.recipe.endpoint_spec import URL_KEYS, EndpointKeys, read_here, read_with, refuse_unread, replayed
+from togi.recipe.error_places import chosen, fields_at, present, types_at
 from togi.recipe.hardware import Device, Hardware
 from togi.recipe.hints import PATTERNS, joined, outside_name, shape, stage_setting, unknown_key
 from togi.recipe.licensed import Licensed
 from togi.recipe.names import NAME, misnamed, run_name
-from togi.recipe.places_in import chosen, fields_at, present, types_at
 from togi.recipe.source import Tree
 from togi.stages.base import StageSettings
 from togi.stages.data.importing import DataSettings

@@ -13,6 +13,7 @@ from typing import Any
 
 from togi.core.errors import RecipeError
 from togi.core.settings import absolute
+from togi.core.sources import WEIGHT_FILES
 from togi.recipe.document import MAX_BYTES, MAX_DEPTH, MAX_FILES, KeyPath, Node, compose, dotted, flatten
 
 COMMAND = "command line ("
@@ -97,6 +98,8 @@ def _text(path: Path) -> str:
         raise RecipeError(f"{path}: this is a folder; give the path of a recipe (.yaml)") from None
     except OSError as error:
         raise RecipeError(f"{path}: the recipe cannot be read: {error.strerror}") from None
+    if path.suffix.lower() in WEIGHT_FILES:
+        raise RecipeError(f"{path}: this is a file of weights; give the path of a recipe (.yaml)")
     if len(data) > MAX_BYTES:
         raise RecipeError(f"{path}: larger than {MAX_BYTES >> 20} MiB; keep data in separate files")
     try:

@@ -8,7 +8,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -75,11 +75,12 @@ class Survey:
     notes: list[str] = field(default_factory=list)
 
 
-def survey() -> Survey:
-    """Examines the whole store. Tolerates stages that vanish meanwhile or cannot be read. Raises InputError if a run
-    cannot be read: the results that it uses would count as unused."""
+def survey(forgotten: Collection[Path] = ()) -> Survey:
+    """Examines the whole store, as if the runs in the folders `forgotten` were not known. Tolerates stages that vanish
+    meanwhile or cannot be read. Raises InputError if a run cannot be read: the results that it uses would count as
+    unused."""
     found = Survey()
-    used, at_work = _used(found.notes), bool(runs_at_work())
+    used, at_work = _used(found.notes, forgotten), bool(runs_at_work())
     for path in (*_folders(), *_folders(DAMAGED), *_folders(TRASH)):
         try:
             why = _why(path, used, at_work)
@@ -154,10 +155,10 @@ def _outdated(path: Path) -> str | None:
     return None if here == version else f"weights of {package} {version}, which is not installed"
 
 
-def _used(notes: list[str]) -> dict[str, bool]:
+def _used(notes: list[str], forgotten: Collection[Path] = ()) -> dict[str, bool]:
     """The folders that recipes refer to, by name, and whether a run of theirs is at work."""
     found: dict[str, bool] = {}
-    for run in _runs():
+    for run in (each for each in _runs() if each not in forgotten):
         with _readable(run):
             at_work, uses = is_running(run), _uses(run, notes)
         for name in uses:
@@ -213,8 +214,8 @@ def _uses(run: Path, notes: list[str]) -> list[str]:
 
 
 def take_away(unused: list[Unused]) -> tuple[list[Path], list[Path]]:
-    """Renames removable folders, unless they are used or locked by now, then removes them. Returns those that were in
-    use, and those that could not be removed, or not completely."""
+    """Renames removable folders, except those that have come into use or been locked, then removes them. Returns those
+    that were in use, and those that could not be removed, or not completely."""
     gone, busy, stuck = [], [], []
     with registering():
         now = {entry.folder for entry in survey().unused}

@@ -118,7 +118,8 @@ class Worker:
         return f"ended with exit code {code}, without a message{what}; its log is {self.log}"
 
     def wake(self) -> None:
-        """Continues the process if someone has halted it (SIGSTOP): it could not stop in good order otherwise."""
+        """Continues the process if someone has halted it (SIGSTOP): a halted process could not save its work and
+        stop."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
 

@@ -85,7 +85,7 @@ def _rows(found: Benched, cells: Cells, language: Language, differences: Cells |
 
 
 def _board(columns: Sequence[ColumnView], rows: Sequence[Row], language: Language) -> str:
-    """A table without the columns that no row has. The longer of both sides, figures and models, goes down."""
+    """A table without the columns that no row has. The longer side, figures or models, becomes the rows."""
     shown = _shown(columns, [row for _, row, _ in rows])
     titles, names = [language.column(column) for column in shown], [name for name, _, _ in rows]
     texts = [

@@ -1,4 +1,4 @@
-"""How a card is written in one of its languages: its texts, togi's own names, and numbers."""
+"""Writes the parts of a card that depend on its language: texts, togi's own names, and numbers."""
 
 import re
 from collections.abc import Mapping

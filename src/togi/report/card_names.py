@@ -1,5 +1,5 @@
-"""What togi itself calls metrics, curves and facts of a model, in the languages of a card. Names that users gave, and
-names without a translation here, stay as they are."""
+"""Translates togi's own names of metrics, curves and facts of a model into the languages of a card. Names that users
+gave, and names without a translation here, stay as they are."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""Reads a run's folder.
+"""Reads a run's folder into the data that its report shows (`view`).
 
 Missing files are skipped, because a report is written after every stage and every failure. Damaged files are skipped
 too, with an alarm that names the file; so is the missing summary of a finished stage. A damaged state.json is an error.
@@ -55,6 +55,8 @@ class _Run(BaseModel):
     error: str | None = None
     versions: dict[str, Any] = {}
     spent: list[str] = []
+    id: str = ""
+    overrides: list[str] = []
 
 
 class _Summary(BaseModel):
@@ -101,6 +103,8 @@ def collect(run: Path) -> RunView:
         error=state.error,
         versions=state.versions,
         spent=state.spent,
+        id=state.id,
+        overrides=state.overrides,
     )
 
 

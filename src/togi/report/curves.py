@@ -13,12 +13,13 @@ from typing import Any
 from markupsafe import Markup
 
 from togi.report.formatting import duration, number, plural
-from togi.report.plot import Band, Line, Points, plot
+from togi.report.plot import COLOURS, Band, Line, Points, plot
 from togi.report.view import StageView
 
 MOST_POINTS = 240
 RATE = "tokens_per_second"
 SMOOTH_FROM = 24  # minimum steps for a rolling mean on top of the single steps
+LEAST = 0.05  # seconds of a phase in all, without which it is not shown
 STATISTICS = ("mean", "p10", "p25", "p50", "p75", "p90", "min", "max")
 
 # (pattern of stems, title with the pattern's groups, values that the axis must show); the first match decides.
@@ -160,6 +161,7 @@ def _together(curves: Mapping[str, Points]) -> Drawn:
 
 def _stacked(curves: Mapping[str, Points]) -> Drawn:
     """Seconds per step, with phases stacked. A phase that was not measured counts as zero."""
+    curves = _told_apart(curves)
     steps = sorted({step for points in curves.values() for step, _ in points})
     base = [0.0] * len(steps)
     bands, legend = [], []
@@ -173,9 +175,24 @@ def _stacked(curves: Mapping[str, Points]) -> Drawn:
     return [], bands, legend, "seconds per step; total next to the name" if len(legend) > 1 else "total on the right"
 
 
+def _told_apart(curves: Mapping[str, Points]) -> dict[str, Points]:
+    """The phases that take time, each with a colour of its own. The shortest of too many are one, "other"."""
+    totals = {key: sum(value or 0.0 for _, value in points) for key, points in curves.items()}
+    taking = [key for key, total in totals.items() if total >= LEAST] or list(curves)[:1]
+    if len(taking) <= COLOURS:
+        return {key: curves[key] for key in taking}
+    longest = sorted(taking, key=lambda key: -totals[key])[: COLOURS - 1]
+    other: dict[float, float] = {}
+    for key in (each for each in taking if each not in longest):
+        for step, value in curves[key]:
+            other[step] = other.get(step, 0.0) + (value or 0.0)
+    return {key: curves[key] for key in taking if key in longest} | {"other": sorted(other.items())}
+
+
 def _short(key: str) -> str:
-    """ "gate/terminator/pass" is "terminator", "time/sample" is "sample"."""
-    return re.sub(r"^(gate|time|reward|tokens|epochs)/|/(pass|mean)$", "", key).replace("_", " ")
+    """ "gate/terminator/pass" is "terminator", "time/sample" is "sample", "validation/loss" is "validation loss"."""
+    known = re.sub(r"^(gate|time|reward|tokens|epochs|groups)/|/(pass|mean)$", "", key)
+    return re.sub(r"^validation/", "validation ", known).replace("_", " ")
 
 
 def _smoothed(points: Points, colour: int) -> tuple[list[Line], str]:

@@ -80,8 +80,8 @@ def plot(
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """About `count` round values that cover low..high."""
     if high - low <= 1e-12 * max(1.0, abs(high), abs(low)):
-        pad = abs(high) * 0.1 or 1.0
-        low, high = low - pad, high + pad
+        pad = abs(high) * 0.1
+        low, high = (low - pad, high + pad) if pad else (0.0, 1.0)
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)

@@ -221,6 +221,11 @@ class StageView:
     error: str | None = None
     chat: str | None = None
 
+    def __repr__(self) -> str:
+        """In one line, for notebooks: the metrics of a training have thousands of numbers."""
+        steps = f", metrics of {len(self.metrics)} steps" if self.metrics else ""
+        return f"<stage {self.name} ({self.type}): {self.state}{steps}>"
+
     @property
     def compared(self) -> list[RowView]:
         """The rows that compare base and policy."""
@@ -234,7 +239,8 @@ class StageView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """One run of a recipe. `spent` lists the spending on servers, by model."""
+    """One run of a recipe. `spent` lists the spending on servers, by model; `overrides` are the settings that its
+    command changed."""
 
     name: str
     state: RunState
@@ -244,6 +250,12 @@ class RunView:
     error: str | None = None
     versions: Mapping[str, Any] = field(default_factory=dict)
     spent: Sequence[str] = ()
+    id: str = ""
+    overrides: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.rows)} before/after rows, {len(self.alarms)} alarms"
+        return f"<run {self.name}: {self.state}, {counts}, stages: {', '.join(stage.name for stage in self.stages)}>"
 
     @property
     def rows(self) -> list[RowView]:

@@ -2,8 +2,8 @@
 
 Each line is a list of answers, and the answer to it a list of their grades: numbers, nulls, and errors as texts. The
 first line that it writes is null, or the error that kept the file from loading. A call, or loading, that exceeds its
-deadline ends the process, even if it holds Python's lock, after its stack has gone to standard error. So does the end
-of the parent, at the latest at the deadline. What the function prints goes to standard error.
+deadline ends the process, even if it holds Python's lock, after its stack has gone to standard error. If the parent
+ends, the process ends too, at the latest at the deadline. What the function prints goes to standard error.
 """
 
 import faulthandler
@@ -23,7 +23,7 @@ from togi.rewards.function import load_grader
 
 def main() -> None:
     """Grades until standard input closes."""
-    ignore_signals()  # one to all processes of a run is for the run: a call that it ends would be a failure
+    ignore_signals()  # signals to all processes of a run are meant for the run; ending a call would count as a failure
     file, name, style, deadline, loading, columns = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)

@@ -44,8 +44,8 @@ from togi.rewards.terminator import TerminatorCheck
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardResources:
     """The resources of a reward: the policy's template, loaded scorers by reference, judges by the names of their
-    terms, a language detector. `calls` tells of the running call of a user's function; `ends` closes processes of
-    graders; `columns` are those of the rows that it will grade, if they are known."""
+    terms, a language detector. `calls` holds the running call of a user's function; `ends` closes processes of graders;
+    `columns` are those of the rows that it will grade, if they are known."""
 
     terminator: str
     turn_starts: tuple[str, ...] = ()

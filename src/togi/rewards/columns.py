@@ -11,7 +11,7 @@ from togi.core.records import Prompt
 
 ANSWER = "answer"
 ALWAYS = ("prompts", "completions", "completion_ids")
-"""What such a function is given whatever the rows hold."""
+"""The arguments that such a function always gets, even if the rows have no other columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,7 +78,7 @@ def load_function(file: Path, name: str, style: str = "togi") -> UserFunction:
 def load_grader(
     file: Path, name: str, style: str, calls: Calls | None = None, columns: Sequence[Columns] = ()
 ) -> Grader:
-    """The grader that calls the function `name` of `file` as `style` says; `calls` tells of the running call, `columns`
+    """The grader that calls the function `name` of `file` as `style` says; `calls` holds the running call, `columns`
     are those of the rows that it will grade, if they are known. Raises what `load_function` raises, and InputError for
     a function with TRL's signature that needs another column."""
     calls = calls or Calls()

@@ -1,4 +1,5 @@
-"""Weights over a connection between processes, from the trainer to the processes of a server.
+"""The connections between processes over which weights travel as tensors: the trainer's end, and the end of togi's own
+server.
 
 SGLang and togi join a group of torch.distributed, whose members find each other through a TCP store; vLLM joins an NCCL
 communicator by its id. (vLLM also has a TCP store, but its values are pickles of vLLM's own classes, so togi does not

@@ -1,4 +1,4 @@
-"""What is wrong with the body of a request, in words of the API: where, what was found and what is allowed."""
+"""Describes errors in the body of a request in the terms of the API: where, what was found and what is allowed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ ALLOWED: Mapping[str, str] = {
 }  # fmt: skip
 """The parameters that may be of several types, with these types."""
 OWN = ("value_error", "extra_forbidden")
-"""The errors that say most; of several errors one of these is told."""
+"""The most informative kinds of errors: of several errors, the message describes one of these."""
 NO_OBJECT = ("model_type", "model_attributes_type", "dict_type")
 EMPTY = {"too_short": "the list is empty; give at least one item", "string_too_short": "the text is empty"}
 """Errors of lists and texts, all of which may have a length of 1."""

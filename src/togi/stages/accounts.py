@@ -21,7 +21,7 @@ def unaccounted(counts: Mapping[str, int], dropped: int) -> tuple[int, str]:
 
 
 def nothing_left(counts: Mapping[str, int], dropped: int, reasons: str) -> str:
-    """What to tell of a stage that had records and whose main output has none; "" for any other stage."""
+    """The message about a stage that had records and whose main output has none; "" for any other stage."""
     came = counts.get("in", dropped)
     if counts.get("out") != 0 or not came:
         return ""

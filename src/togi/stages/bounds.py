@@ -114,16 +114,16 @@ def largest(sizes: Sequence[int], count: int) -> int:
 
 
 def shown(came: Known, records: int, size: Size = whole) -> int | None:
-    """The most tokens that requests about `records` of the input records show of them, without what they still gain
-    (`came.added`); None if their lengths are unknown."""
+    """The most tokens that requests about `records` of the input records show of them, without the tokens that the
+    records will gain (`came.added`); None if their lengths are unknown."""
     if sizes := [size(record) + more for record, more in records_of(came)]:
         return largest(sizes, records)
     return None if came.tokens is None or came.beside is None else math.ceil(records * came.tokens)
 
 
 def records_of(came: Known) -> Iterator[tuple[Record, int]]:
-    """Yields the records on disk that the input is made from, each with the tokens that it gains more than others; none
-    if some of them are unknown."""
+    """Yields the records on disk that the input is made from, each with the tokens that it gains beyond those that all
+    gain; none if some of them are unknown."""
     if came.beside is not None:
         yield from ((record, more) for found, more in ((came.samples, 0), *came.beside) for record in found)
 
@@ -147,7 +147,7 @@ def example_of_text(record: Record) -> int:
 
 
 def beside(found: int | None, more: int | None, requests: int) -> int | None:
-    """What requests read that each show `more` tokens besides; None if either is unknown."""
+    """The tokens that requests read if each also shows `more` tokens; None if either number is unknown."""
     return None if found is None or more is None else found + requests * more
 
 

@@ -21,10 +21,10 @@ class Known:
 
     `records` is the largest number of records that it has or will have. `samples` are some of them, or of the records
     that they will be made from; `added` is the most tokens that each gains on the way. `beside` are those of the other
-    sets of a mixture, each with the tokens that it gains more, or None if one is unknown. Without samples, `tokens` is
-    the mean and `longest` the maximum number of tokens of a record, from the recipe. `group` is the number of answers
-    to each prompt. `shape` are the sizes of a model, `context` its context length in tokens, `tokenizer` the folder of
-    its tokenizer. `why` states what is unknown, and why.
+    sets of a mixture, each with its additional tokens, or None if one is unknown. Without samples, `tokens` is the mean
+    and `longest` the maximum number of tokens of a record, from the recipe. `group` is the number of answers to each
+    prompt. `shape` are the sizes of a model, `context` its context length in tokens, `tokenizer` the folder of its
+    tokenizer. `why` states what is unknown, and why.
     """
 
     records: int | None = None
@@ -87,8 +87,8 @@ class Cost:
     what the samples of a policy will occupy on disk.
 
     `peak_bytes` is the peak memory of the device that trains, and `memory` the bytes by device if the recipe names
-    hardware. `phases` are the peaks of each phase of a policy's training. `problems` state for what a device is too
-    small, and what would fit. `alarms` state what the settings ask for and cannot have.
+    hardware. `phases` are the peaks of each phase of a policy's training. `problems` name devices that are too small,
+    and what would fit. `alarms` name settings that ask for something impossible.
 
     `load` is the computation of a training stage. `outputs` are the known facts about the outputs, for the stages that
     read them; nothing is known of an output that is not in it.

@@ -37,9 +37,9 @@ class Failures:
         allowed = max(1, math.floor(self.share * self.total)) if self.share else 0
         if self.failed > allowed:
             raise StageError(
-                f"stage {self.context.name}: {self.failed} of {self.total} requests to {self.what} failed, and at most "
-                f"{allowed} may (max_failed_share {self.share:g}); {self._why()}. All received answers are kept: fix "
-                "the cause and redo the stage with --redo, or allow more failures"
+                f"stage {self.context.name}: {self.failed} of {self.total} requests to {self.what} failed, but at most "
+                f"{allowed} may fail (max_failed_share {self.share:g}); {self._why()}. All received answers are kept: "
+                "fix the cause and redo the stage with --redo, or allow more failures"
             )
 
     def tell(self, left_out: str) -> None:

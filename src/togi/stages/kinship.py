@@ -1,7 +1,7 @@
 """Whether two models are related: judges favour answers of their own family.
 
-A family is what folders and recipes tell: the model that another was trained from, and the models whose texts or
-verdicts it was trained on. Two models that a hub merely gives similar names are not known to be related.
+togi knows a model's family from folders and recipes: the model that it was trained from, and the models whose texts or
+verdicts it was trained on. Similar names on a hub prove no relation.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

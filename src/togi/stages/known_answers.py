@@ -1,5 +1,5 @@
-"""What is known of the answers in a recipe before they exist, so that `togi check` finds what a run would refuse after
-hours."""
+"""Facts about answers that are known before the answers exist: their number per prompt, their scores, and references.
+With them `togi check` finds what a run would refuse after hours."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -2,8 +2,8 @@
 
 A shard is one unit: the batch that the stage itself would compute at once. The batch, the threads, the arithmetic and
 the device decide the bits, and a shard carries the first two: the number of threads is that of the run, wherever the
-shard is done. What else was found where it was done comes back with its value, and the stage's own record of its
-numerics must agree. A process keeps its models for later shards.
+shard is done. The arithmetic and the device come back with the shard's value, and must agree with the stage's own
+record of its numerics. A process keeps its models for later shards.
 
 A stage with such shards names, under `model_rows` of its type, a module without heavy imports, with
 `value_of(settings, shard, more)`, which returns what `computed` returns.

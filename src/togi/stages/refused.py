@@ -1,5 +1,5 @@
-"""Errors about a record that a model's chat template refuses: they name the stage, the record and the model, and where
-the file and line of the record's row are known, those too.
+"""Errors about a record that a model's chat template refuses: they name the stage, the record, the model, and the file
+and line of the record's row if these are known.
 """
 
 import importlib

@@ -11,8 +11,8 @@ ANSWERS = "answers.sqlite"
 
 
 def spent_words(endpoint: Endpoint, spending: Spending) -> str:
-    """The spending on one endpoint, in words; empty if there was none. What is reserved for requests without an answer
-    stands apart: it is the most that they can cost, and becomes less with each answer."""
+    """The spending on one endpoint, in words; empty if there was none. The reservation for unanswered requests is a
+    separate number: the most that they can cost. It shrinks with each answer."""
     if not spending.calls:
         return ""
     money = endpoint.price.of(spending.done)

@@ -1,4 +1,5 @@
-"""System turns that a chat template does not write: some templates write their own text in their place, or none."""
+"""Finds system turns that a chat template does not write: some templates replace them by a text of their own, or drop
+them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -18,7 +19,7 @@ Turns = Sequence[Message]
 
 
 def replacing(template: Template) -> Callable[[Turns], bool]:
-    """A function that tells whether the template does not write one of a conversation's system turns."""
+    """Returns a predicate: whether the template leaves out one of a conversation's system turns."""
     written = lru_cache(KEPT)(template.writes_system)
 
     def replaces(messages: Turns) -> bool:
@@ -47,8 +48,8 @@ def replaced_warning(
 
 
 def tell_replaced(context: Context, template: Template, conversations: Iterable[Turns], effect: str) -> None:
-    """Raises an alarm if the template does not write the system turns of some conversations, which are only read if it
-    replaces system turns at all."""
+    """Raises an alarm if the template does not write the system turns of some conversations. Reads them only if the
+    template replaces system turns at all."""
     if template.writes_system(PROBE):
         return
     count = sum(map(replacing(template), conversations))

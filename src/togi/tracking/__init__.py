@@ -1,1 +1,1 @@
-"""Metrics for trackers, in addition to metrics.jsonl."""
+"""Trackers, which show metrics in addition to metrics.jsonl: one file for each, and their interface."""

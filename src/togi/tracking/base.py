@@ -1,4 +1,4 @@
-"""Trackers show metrics in addition to metrics.jsonl: TensorBoard, trackio, Weights & Biases, each named by one word.
+"""The interface of trackers, which show metrics in addition to metrics.jsonl: TensorBoard, trackio, Weights & Biases.
 
 Secrets come only from the environment, as each library reads them (WANDB_API_KEY, HF_TOKEN); WANDB_MODE=offline and
 TRACKIO_DIR control where metrics go. Each step is logged once: `tracked.json` stores the last one, so that a stage that

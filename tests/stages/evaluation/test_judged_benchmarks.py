@@ -351,7 +351,7 @@ def test_a_model_that_judges_its_own_answers_is_told(server: Stub, tmp_path: Pat
 def test_a_local_model_that_answers_nothing_is_told_why(tmp_path: Path) -> None:
     here = room(tmp_path)
     here.context.inputs[ModelRef("$a")] = Resolved("model", source=ModelSource(kind="path", name="/nowhere"))
-    assert here.why_none("a", "max_tokens", 9).startswith("none leaves room for 9 tokens in its context; lower max_tok")
+    assert here.why_none("a", "max_tokens", 9).startswith("no prompt leaves room for 9 tokens in its context; lower")
 
 
 SAFETY = (

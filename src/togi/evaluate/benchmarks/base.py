@@ -1,4 +1,5 @@
-"""Measures of several subjects' answers to the same prompts: each subject is compared with the first, with intervals.
+"""The interface of measures that compare the answers of several subjects to the same prompts: subjects, measures,
+results.
 
 A whole benchmark returns a `Table` (togi.evaluate.benchmarks.table).
 """

@@ -107,9 +107,9 @@ def ties_of(questions: Sequence[Question]) -> Floats:
 
 
 def ties_cell(values_Q: Floats, level: float) -> Cell:
-    """The score of Ties with an interval over questions: Wilson's for the score as a share of its range, with as many
-    right or wrong rows as vary as much, but at most twice the number of questions. So questions that are all right do
-    not give an interval without width."""
+    """The score of Ties with an interval over questions: Wilson's for the score as a share of its range. Its number of
+    rows is the number of right or wrong rows that would vary as much, but at most twice the number of questions. So the
+    interval has width even if all questions are right."""
     values_Q = values_Q[~np.isnan(values_Q)]
     count = len(values_Q)
     if not count:

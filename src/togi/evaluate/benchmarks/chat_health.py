@@ -1,4 +1,4 @@
-"""Chat health: visible defects of answers, counted without a judge."""
+"""The columns of the benchmark `chat_health`: visible defects of answers, counted without a judge."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

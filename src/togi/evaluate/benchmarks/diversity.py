@@ -1,4 +1,4 @@
-"""Diversity: how much a model's answers differ from one another and from other models' answers.
+"""The columns of the benchmark `diversity`: how much a model's answers differ from one another and from other models'.
 
 Answers are compared at the same length, so that a model whose answers never end neither gains nor loses: the k-th
 answers of all subjects to a prompt are cut to the shortest of them. There are two kinds of figures, after Kirk et al.

@@ -1,4 +1,4 @@
-"""Question sets graded by a judge on a scale, such as MT-Bench, ELYZA-tasks-100, Tengu and Rakuda.
+"""The table of question sets that a judge grades on a scale, such as MT-Bench, ELYZA-tasks-100, Tengu and Rakuda.
 
 The score is the mean of all grades of a round, with all turns pooled, then the mean of the rounds (MT-Bench: Zheng and
 others 2023, arXiv 2306.05685; llm-jp-judge). It is not the mean of the turns' means: if grades are missing, the two

@@ -1,5 +1,5 @@
-"""Answers from documents, after the benchmark on Vikhr-Nemo's card: judged correct, similar to the reference, naming
-the right documents.
+"""The columns of the benchmark `rag`, after Vikhr-Nemo's card: answers from documents that are judged correct, are
+similar to the reference, and name the right documents.
 
 The card publishes the first three columns, for questions about the documents (in domain) and for others (out of
 domain). Its code is not public: the definitions below are our interpretation, stated in each column's note.

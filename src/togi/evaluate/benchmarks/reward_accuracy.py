@@ -1,4 +1,5 @@
-"""How often a reward model, or a judge, prefers the answer that people prefer.
+"""The table of the benchmark `reward_accuracy`: how often a reward model or a judge prefers the answer that people
+prefer.
 
 A subject's credit for a pair is 1 if it prefers the human choice, 0 if it prefers the other answer, 0.5 for a tie.
 """

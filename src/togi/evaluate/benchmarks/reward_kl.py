@@ -1,4 +1,4 @@
-"""Reward against KL: every policy is a point, and best-of-n sampling from its base is the line to beat."""
+"""The table of the benchmark `reward_kl`: every policy is a point, and best-of-n from its base is the line to beat."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

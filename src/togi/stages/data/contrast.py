@@ -1,4 +1,4 @@
-"""`contrast`: preference pairs without labels (RLCD, arXiv 2307.12950).
+"""Declares the stage `contrast`: preference pairs without labels (RLCD, arXiv 2307.12950).
 
 The same question is answered under a helpful instruction and under careless ones. The first answer is chosen, each of
 the others is rejected. The instructions themselves are not part of a pair.

@@ -1,4 +1,4 @@
-"""`curate`: keeps good drafts and records why the others are dropped (docs/methods.md)."""
+"""Declares the stage `curate`: keeps good drafts and records why the others are dropped (docs/methods.md)."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self

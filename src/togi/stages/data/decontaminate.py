@@ -1,4 +1,4 @@
-"""`decontaminate`: drops records that contain evaluation data (docs/methods.md)."""
+"""Declares the stage `decontaminate`: drops records that contain evaluation data (docs/methods.md)."""
 
 from collections.abc import Sequence
 from typing import Literal, Self

@@ -1,4 +1,4 @@
-"""`dedup`: keeps one of several similar records (docs/methods.md)."""
+"""Declares the stage `dedup`: keeps one of several similar records (docs/methods.md)."""
 
 from collections.abc import Sequence
 from typing import Literal, Self

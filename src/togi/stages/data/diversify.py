@@ -1,4 +1,5 @@
-"""`diversify`: removes near-duplicates, then selects records that differ as much as possible (docs/methods.md)."""
+"""Declares the stage `diversify`: removes near-duplicates, then selects records that differ as much as possible
+(docs/methods.md)."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self

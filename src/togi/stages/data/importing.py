@@ -1,5 +1,5 @@
-"""`import`: turns rows of a file, a folder or a hub data set into records. A recipe's `data:` section makes these
-stages."""
+"""Declares the stage `import`: turns rows of a file, a folder or a hub data set into records. A recipe's `data:`
+section makes these stages."""
 
 import importlib
 from typing import Any, Literal, Self

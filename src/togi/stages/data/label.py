@@ -1,4 +1,4 @@
-"""`label`: a judge decides which answers are better (docs/judges.md)."""
+"""Declares the stage `label`: a judge decides which answers are better (docs/judges.md)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

@@ -73,8 +73,9 @@ def _size(settings: Label, context: Context) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Asking(Generic[Item]):
-    """What is asked about comparisons or answers. `items` gives them, each time from the first on; `questions` are
-    those about one of them; `joined` gives the replies about each of a batch, from those to each question."""
+    """What is asked about comparisons or answers. `items` yields them, from the first one on each call; `questions`
+    returns the questions about one of them; `joined` turns the replies to a batch's questions into the replies about
+    each item."""
 
     items: Callable[[], Iterator[Item]]
     questions: Callable[[Item], list[Prompt]]

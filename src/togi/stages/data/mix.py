@@ -1,4 +1,4 @@
-"""`mix`: combines data sets, each with its share of the tokens or rows (docs/methods.md)."""
+"""Declares the stage `mix`: combines data sets, each with its share of the tokens or rows (docs/methods.md)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""`pairs`: preference pairs from scored answers (rejection sampling), and the best answers as chats."""
+"""Declares the stage `pairs`: preference pairs from scored answers (rejection sampling), and the best answers as
+chats."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -72,7 +73,7 @@ def estimate(settings: Pairs, inputs: Inputs) -> Cost:
 
 
 def wrong_score(settings: Pairs, names: Sequence[str]) -> str:
-    """Why it is unclear which of the samples' scores answers are ranked by; empty if it is not."""
+    """Why it is unclear by which score answers are ranked; empty if it is clear."""
     there = f"{settings.samples} has {'the scores ' + ', '.join(names) if names else 'no scores'}"
     if not names:
         return f"{there}; score the answers first (type: score or label), or set `verdicts`"
@@ -82,7 +83,7 @@ def wrong_score(settings: Pairs, names: Sequence[str]) -> str:
 
 
 def refuses(settings: Pairs, of: AnswersOf) -> str:
-    """Why it is unclear what answers are ranked by, as far as is known."""
+    """Why it is unclear by which score answers are ranked, as far as their scores are known; empty if it is clear."""
     scores = of(settings.samples).scores
     return "" if scores is None or settings.verdicts is not None else wrong_score(settings, scores)
 

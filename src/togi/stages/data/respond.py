@@ -1,4 +1,4 @@
-"""`respond`: models answer prompts."""
+"""Declares the stage `respond`: models answer prompts."""
 
 from typing import Literal, Self
 

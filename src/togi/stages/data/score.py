@@ -1,4 +1,4 @@
-"""`score`: a reward model scores answers."""
+"""Declares the stage `score`: a reward model scores answers."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -65,7 +65,7 @@ class Score(_As):
 
     @property
     def reference_turn(self) -> str | None:
-        """The text of the system turn that tells the reference answer; None if it is not told."""
+        """The text of the system turn with the reference answer; None if there is no such turn."""
         return PUBLISHED if self.reference is True else self.reference or None
 
     @property

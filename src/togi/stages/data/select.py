@@ -1,4 +1,4 @@
-"""`select`: selects a part of the records, to keep training, reward and evaluation prompts apart."""
+"""Declares the stage `select`: selects a part of the records, to keep training, reward and evaluation prompts apart."""
 
 from typing import Literal, Self
 

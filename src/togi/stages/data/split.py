@@ -1,4 +1,4 @@
-"""`split`: splits records into named parts, such as for training and testing."""
+"""Declares the stage `split`: splits records into named parts, such as for training and testing."""
 
 import math
 import re

@@ -1,4 +1,5 @@
-"""`synthesize`: a model writes new records with one of seven methods. docs/synthesis.md names the source of each."""
+"""Declares the stage `synthesize`: a model writes new records with one of seven methods. docs/synthesis.md names the
+source of each."""
 
 import math
 from typing import ClassVar, Literal, Self
@@ -292,7 +293,7 @@ def estimate(settings: Synthesize, inputs: Inputs) -> Cost:
 
 
 def _tell_count(count: int, sources: int, split: bool, cost: Cost) -> None:
-    """Tells that a greedy model is asked about fewer `sources` than there shall be records."""
+    """Adds an alarm, or a note, if a greedy model has fewer `sources` to be asked about than `count` asks for."""
     each = f"each part of the {sources:,} documents" if split else f"each of the {sources:,} records"
     what = f"count is {count:,}, but {each} is asked about once, because {GREEDY}"
     if count > sources and split:

@@ -1,4 +1,5 @@
-"""`calibrate`: how far a judge's verdicts can be trusted, measured with human labels (docs/judges.md)."""
+"""Declares the stage `calibrate`: how far a judge's verdicts can be trusted, measured with human labels
+(docs/judges.md)."""
 
 from typing import Literal
 

@@ -19,7 +19,7 @@ from togi.evaluate.statistics import Bootstrap, Interval, by_prompt
 from togi.evaluate.table import Metric, Row, rows_to_json, single
 from togi.stages.context import Context
 from togi.stages.evaluation.calibrate import Calibrate
-from togi.stages.evaluation.judged import Judged, Labels, judged_pairs
+from togi.stages.evaluation.comparisons import Judged, Labels, judged_pairs
 
 
 def run(settings: Calibrate, context: Context) -> None:

@@ -1,4 +1,5 @@
-"""`evaluate`: runs models on benchmarks, with intervals; or compares base and policy on the same unseen prompts."""
+"""Declares the stage `evaluate`: runs models on benchmarks, with intervals; or compares base and policy on the same
+unseen prompts."""
 
 from collections.abc import Sequence
 from typing import Literal, Self

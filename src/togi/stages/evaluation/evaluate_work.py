@@ -16,7 +16,7 @@ from togi.core.seeds import derive
 from togi.core.settings import ModelRef, ScorerRef
 from togi.evaluate.benchmarks.answers import CHARACTERS, CLOSED, LENGTH, Diversity
 from togi.evaluate.benchmarks.base import Answered, Benchmark, Compared, Subject
-from togi.evaluate.benchmarks.graded import Graded
+from togi.evaluate.benchmarks.reward_scores import Graded
 from togi.evaluate.diversity import ALIKE, grown_alike
 from togi.evaluate.statistics import Bootstrap
 from togi.evaluate.table import Row, rows_to_json

@@ -1,4 +1,4 @@
-"""`answers`: how answers end, how long they are, and how a reward model scores them."""
+"""Declares the benchmark `answers`: how answers end, how long they are, and how a reward model scores them."""
 
 from typing import Literal
 

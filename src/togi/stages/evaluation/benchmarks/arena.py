@@ -1,4 +1,4 @@
-"""`arena`: pairwise battles of models against a baseline, as in arena-hard and Ru-Arena."""
+"""Declares the benchmark `arena`: pairwise battles of models against a baseline, as in arena-hard and Ru-Arena."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -9,7 +9,8 @@ from togi.core.settings import ModelRef
 from togi.judge.asking import Answered
 
 FIRST = 8
-"""Questions in the first unit of a judge, and the unreadable ones after which a benchmark stops: each one is paid."""
+"""The number of questions in a judge's first unit, and of unreadable replies after which a benchmark stops. It is
+small, because each request may cost money."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ class Asking:
 
     @property
     def kind(self) -> str:
-        """What is asked, of whatever subject and in whatever round."""
+        """What is asked, regardless of the subject and the round."""
         return self.phase.partition("-")[0]
 
     def note(self, noted: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`chat_health`: visible defects of answers, counted without a judge."""
+"""Declares the benchmark `chat_health`: visible defects of answers, counted without a judge."""
 
 from typing import Literal
 

@@ -1,4 +1,5 @@
-"""`diversity`: how much a model's answers differ from one another and from other models' answers."""
+"""Declares the benchmark `diversity`: how much a model's answers differ from one another and from other models'
+answers."""
 
 from typing import Literal
 

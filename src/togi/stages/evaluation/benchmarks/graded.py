@@ -1,4 +1,5 @@
-"""`graded`: any question set graded by a judge on a scale, such as ELYZA-tasks-100, Tengu and Rakuda."""
+"""Declares the benchmark `graded`: any question set graded by a judge on a scale, such as ELYZA-tasks-100, Tengu and
+Rakuda."""
 
 from typing import Literal, Self
 

@@ -120,7 +120,8 @@ class _Talk:
 
 
 def _talks(settings: JudgedSettings, asked: Asked, came: Known) -> list[_Talk]:
-    """The questions as far as they are known; one of mean length if only the recipe tells it; none if nothing does."""
+    """The questions as far as they are known. One question of mean length stands for them if only the recipe states
+    their length; there are none if nothing is known."""
     if not came.samples and came.tokens is not None and came.beside is not None:
         return [_Talk(turns=1, size=math.ceil(came.tokens) + came.added)]
     beside, found = _references(settings, asked), []

@@ -1,4 +1,5 @@
-"""`mt_bench`: two-turn questions in eight categories, graded from 1 to 10 (docs/evaluation.md)."""
+"""Declares the benchmark `mt_bench`: two-turn questions in eight categories, graded from 1 to 10
+(docs/evaluation.md)."""
 
 from typing import Annotated, Literal
 

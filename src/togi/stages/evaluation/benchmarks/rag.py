@@ -1,4 +1,5 @@
-"""`rag`: answers from documents: whether a judge finds them correct, and whether they name the right documents."""
+"""Declares the benchmark `rag`: answers from documents: whether a judge finds them correct, and whether they name the
+right documents."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`reward_accuracy`: agreement of reward models and judges with human preferences."""
+"""Declares the benchmark `reward_accuracy`: agreement of reward models and judges with human preferences."""
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self

@@ -1,4 +1,4 @@
-"""`reward_kl`: the reward that a policy gained, and the KL from its base that it cost."""
+"""Declares the benchmark `reward_kl`: the reward that a policy gained, and the KL from its base that it cost."""
 
 from collections.abc import Sequence
 from typing import Literal

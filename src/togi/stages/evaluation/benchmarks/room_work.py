@@ -257,7 +257,7 @@ class Room:
         which `setting` sets."""
         if self._served(ModelRef(f"${name}")):
             return "see the log for its server's messages"
-        return f"none leaves room for {tokens} tokens in its context; lower {setting}, or use a model with a longer one"
+        return f"no prompt leaves room for {tokens} tokens in its context; lower {setting}, or use another model"
 
     def _tell(self, ref: Ref, stops: Sequence[str], refusable: bool) -> None:
         """Raises alarms for missing answers. Raises StageError if too many requests failed or all were refused."""
@@ -267,7 +267,7 @@ class Room:
             told = f"the server of {ref} refused {refused} of {len(stops)} prompts; see the log for its messages"
             if refused == len(stops) and not refusable:
                 raise StageError(f"stage {self.context.name}: {self.name}: {told}")
-            self.alarm("refused", f"{told}. They have no answer and are counted", value=refused / len(stops))
+            self.alarm("refused", f"{told}. They get no answer and count as refused", value=refused / len(stops))
         self._tell_failed(ref, len(stops), stops.count("error"))
 
     def _tell_long(self, ref: Ref, count: int) -> None:

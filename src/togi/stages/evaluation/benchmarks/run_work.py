@@ -7,8 +7,8 @@ from typing import Any
 
 from togi.core.errors import InputError
 from togi.core.settings import Ref
+from togi.evaluate.benchmarks.published_rows import with_published
 from togi.evaluate.benchmarks.table import Table
-from togi.evaluate.benchmarks.told import with_published
 from togi.stages.context import Context
 from togi.stages.evaluation.benchmarks.base import BenchmarkSettings
 from togi.stages.evaluation.benchmarks.room_work import Room

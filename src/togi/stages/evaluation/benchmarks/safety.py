@@ -1,4 +1,4 @@
-"""`safety`: safety of answers, graded from 1 to 5 as in AnswerCarefully (docs/evaluation.md)."""
+"""Declares the benchmark `safety`: safety of answers, graded from 1 to 5 as in AnswerCarefully (docs/evaluation.md)."""
 
 from typing import Literal
 

@@ -7,10 +7,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from togi.cli.benchmarks import benchmark_json, say_benchmark
+from togi.evaluate.benchmarks.published_rows import with_published
 from togi.evaluate.benchmarks.rag import CORRECT, COUNTS_DIFFER, EXACT, ROUGE
 from togi.evaluate.benchmarks.safety import ACCEPTED, SCORE, VIOLATING
 from togi.evaluate.benchmarks.table import Cell, Part, Plot, Table
-from togi.evaluate.benchmarks.told import with_published
 from togi.evaluate.published import of_benchmark, tables
 from togi.evaluate.table import Metric
 from togi.report.pictures import pictures

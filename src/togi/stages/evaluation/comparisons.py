@@ -1,4 +1,4 @@
-"""A judge's comparisons and human labels of the same two answers, joined by their texts."""
+"""Joins a judge's comparisons with human labels of the same two answers, by their texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

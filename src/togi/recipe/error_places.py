@@ -1,4 +1,4 @@
-"""The location of an error in a recipe, and the settings that are allowed there."""
+"""Finds the place of an error in a recipe, and the settings that are allowed there."""
 
 import types
 from collections.abc import Iterator
