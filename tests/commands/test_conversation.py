@@ -134,11 +134,14 @@ def test_ctrl_c_drops_a_line_and_a_second_one_ends_the_program(monkeypatch, caps
         return line
 
     monkeypatch.setattr("builtins.input", key)
-    before, spoken = signal.getsignal(signal.SIGINT), lines()
-    assert next(spoken) == "one" and "/quit or Ctrl-D ends the chat" in capsys.readouterr().err
-    with pytest.raises(KeyboardInterrupt):
-        next(spoken)
-    assert signal.getsignal(signal.SIGINT) is before
+    before, spoken = signal.signal(signal.SIGINT, signal.default_int_handler), lines()  # as in a terminal
+    try:
+        assert next(spoken) == "one" and "/quit or Ctrl-D ends the chat" in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            next(spoken)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_help_names_every_command(capsys):

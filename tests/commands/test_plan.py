@@ -245,9 +245,9 @@ def test_a_scorers_plan_knows_which_layers_it_trains(planned, tmp_path):
 
 
 def test_a_policys_plan_counts_the_reward_model_once_and_only_the_layers_that_it_keeps(planned, tmp_path):
-    def peak(*overrides: str) -> float:
+    def updating(*overrides: str) -> float:
         rows = json.loads(togi(tmp_path / "home", "plan", str(planned), *overrides, "--json").stdout)
-        return next(row["estimate"]["peak_bytes"] for row in rows if row["stage"] == "policy")
+        return next(row["estimate"]["phases"]["update"] for row in rows if row["stage"] == "policy")
 
     scorer = "stages.scorer={type: train.reward, init: $base, pairs: $pairs, train_layers: 1}"
     term = "{type: model, scorer: $scorer, name: %s}"
@@ -255,12 +255,12 @@ def test_a_policys_plan_counts_the_reward_model_once_and_only_the_layers_that_it
     twice = f"stages.policy.reward={{terms: [{term % 'a'}, {term % 'b'}]}}"
     shape = Shape.of(json.loads((tmp_path / "model" / "config.json").read_text()))
     kept = dataclasses.replace(shape, tied=True, layers=1)
-    alone = peak(scorer)
-    assert peak(scorer, once) - alone == peak(scorer, twice) - alone
+    alone = updating(scorer)
+    assert updating(scorer, once) - alone == updating(scorer, twice) - alone
     whole = dataclasses.replace(shape, tied=True).parameters * 4
     tokenizer = TOKENIZER * shape.vocabulary
-    assert peak(scorer, once) - alone == whole + tokenizer
-    assert peak(scorer, "stages.scorer.keep_layers=1", once) - alone == kept.parameters * 4 + tokenizer
+    assert updating(scorer, once) - alone == whole + tokenizer
+    assert updating(scorer, "stages.scorer.keep_layers=1", once) - alone == kept.parameters * 4 + tokenizer
 
 
 def test_the_peak_is_that_of_the_longest_example_where_a_micro_batch_is_smaller(planned, tmp_path):

@@ -83,11 +83,6 @@ def found(functions: Native, layout: Layout, options: Options, tensors: list[tor
     return [out.detach(), query.grad, key.grad, value.grad]
 
 
-def supported(functions: Native, dtype: torch.dtype) -> None:
-    if dtype == torch.bfloat16 and not functions.products:
-        pytest.skip("this processor has no AMX")
-
-
 @pytest.mark.parametrize("dtype", ERRORS)
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("window", [None, 1, 40, 130])
@@ -95,7 +90,6 @@ def supported(functions: Native, dtype: torch.dtype) -> None:
 def test_compiled_attention_is_as_near_to_the_truth_as_torchs(
     functions, dtype, name, window, num_heads, num_keys, size
 ):
-    supported(functions, dtype)
     layout, options = LAYOUTS[name], Options(window=window, scale=1.7 * size**-0.5)
     tensors = heads(layout, num_heads, num_keys, size, dtype)
     three = found(functions, layout, options, tensors), by_torch(layout, options, tensors, dtype)
@@ -107,7 +101,6 @@ def test_compiled_attention_is_as_near_to_the_truth_as_torchs(
 
 @pytest.mark.parametrize("dtype", ERRORS)
 def test_controls_another_layout_or_window_is_caught(functions, dtype):
-    supported(functions, dtype)
     layout, options = LAYOUTS["a pair and texts"], Options(window=None, scale=0.2)
     tensors = heads(layout, 2, 1, 32, dtype)
     true = by_torch(layout, options, tensors)
@@ -121,7 +114,6 @@ def test_controls_another_layout_or_window_is_caught(functions, dtype):
 
 @pytest.mark.parametrize("dtype", ERRORS)
 def test_threads_and_neighbours_change_no_bit(functions, dtype):
-    supported(functions, dtype)
     layout, options, before = LAYOUTS["a pair and texts"], Options(window=None, scale=0.2), torch.get_num_threads()
     tensors = heads(layout, 4, 2, 64, dtype)
     try:
@@ -143,7 +135,6 @@ def test_threads_and_neighbours_change_no_bit(functions, dtype):
 
 @pytest.mark.parametrize("dtype", ERRORS)
 def test_a_number_that_is_none_stays_none_and_with_those_that_see_it(functions, dtype):
-    supported(functions, dtype)
     layout, options = laid_out((40, ()), (30, (20, 20))), Options(window=None, scale=0.2)
     tensors = heads(layout, 2, 1, 32, dtype)
     tensors[1][0, 45] = torch.nan  # a key of the second trunk

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from togi.cli.list import stage_settings
-from togi.commands.schema import recipe_schema
+from togi.commands.schema import REFERENCE, recipe_schema
 from togi.core.errors import InputError, RecipeError
 from togi.recipe.foreign import ABSENT, ELSEWHERE, FOREIGN, MORE, VALUES
 from togi.recipe.graph import build
@@ -218,5 +218,5 @@ def patterns(value: object) -> set[str]:
 
 
 def test_every_pattern_of_a_setting_is_told_in_words():
-    """A name has its own message."""
-    assert patterns(recipe_schema()) - {NAME} == set(PATTERNS)
+    """A name and a reference have their own messages."""
+    assert patterns(recipe_schema()) - {NAME, REFERENCE} == set(PATTERNS)

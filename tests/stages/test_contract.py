@@ -72,7 +72,7 @@ stages:
   halves: {type: halve, input: $questions}
   some: {type: select, input: $halves.rest, shuffle: false}
 """
-LINE, FIRST = "        importing.STAGE,\n", "from togi.core.records import KINDS\n"
+LINE, FIRST = "    importing.STAGE,\n", "from togi.core.records import KINDS\n"
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def house(tmp_path: Path) -> Path:
     text = table.read_text()
     assert LINE in text and FIRST in text
     text = text.replace(FIRST, f"{FIRST}from togi.stages.data import halve\n")
-    text = text.replace(LINE, f"{LINE}        halve.STAGE,\n")
+    text = text.replace(LINE, f"{LINE}    halve.STAGE,\n")
     table.write_text(text)
     rows = [json.dumps({"question": f"Question {i}?"}) for i in range(7)]
     (tmp_path / "questions.jsonl").write_text("\n".join(rows))

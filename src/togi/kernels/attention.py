@@ -101,12 +101,11 @@ def attend(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, blocks: Blocks
 def functions_for(heads: tuple[Tensor, Tensor, Tensor], table: BlockTable) -> Native | None:
     """The compiled functions, if they support query, key and value like these, (H or K, T, D)."""
     query, key, value = heads
-    half, (num_rows, size) = query.dtype == torch.bfloat16, query.shape[1:]
+    num_rows, size = query.shape[1:]
     same = key.shape == value.shape and key.shape[1:] == query.shape[1:]
     if not (alike(query, key) and alike(query, value) and same) or size % 32 or table.total != num_rows:
         return None
-    functions = compiled("attend")
-    return functions if functions is not None and (functions.products or not half) else None
+    return compiled("attend")
 
 
 # --- by torch ---------------------------------------------------------------------------------------------------------
@@ -214,18 +213,20 @@ class _CompiledAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query_HTD: Tensor, key_KTD: Tensor, value_TKD: Tensor, calls: "Calls") -> Tensor:
-        query_HTD, key_KTD, value_TKD = query_HTD.contiguous(), key_KTD.contiguous(), value_TKD.contiguous()
-        out_THD, lse_HT = calls.forward(query_HTD, key_KTD, value_TKD)
-        ctx.save_for_backward(query_HTD, key_KTD, value_TKD, out_THD, lse_HT)
+        heads = query_HTD.contiguous(), key_KTD.contiguous(), value_TKD.contiguous()
+        out_THD, lse_HT = calls.forward(*(calls.readable(x) for x in heads))
+        out_THD = out_THD.to(query_HTD.dtype)
+        ctx.save_for_backward(*heads, out_THD, lse_HT)
         ctx.calls = calls
         return out_THD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        names = "query", "key", "value", "out", "lse"
-        tensors = dict(zip(names, ctx.saved_tensors, strict=True))
-        return *ctx.calls.backward({**tensors, "grad": grads[0].contiguous()}), None
+        names, calls, dtype = ("query", "key", "value", "out", "lse", "grad"), ctx.calls, grads[0].dtype
+        given = (calls.readable(x) for x in (*ctx.saved_tensors, grads[0].contiguous()))
+        found = calls.backward(dict(zip(names, given, strict=True)))
+        return *(grad.to(dtype) for grad in found), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +237,11 @@ class Calls:
     native: Native
     table: BlockTable
     options: Options
+
+    def readable(self, x: Tensor) -> Tensor:
+        """x in a type that the library reads: without `products` only float32, which is still faster than torch's
+        attention in bfloat16."""
+        return x if self.native.products else x.float()
 
     def forward(self, query_HTD: Tensor, key_KTD: Tensor, value_TKD: Tensor) -> tuple[Tensor, Tensor]:
         """Output (T, H, D) and log-sum-exp of the scores (H, T)."""

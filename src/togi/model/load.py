@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
 from togi.core.errors import InputError, RecipeError
@@ -26,7 +25,6 @@ from togi.model.inspect import Facts, inspect_model, located
 from togi.model.mapped import MappedWeights
 from togi.model.network import STORED, build, foreign, read_config
 from togi.model.packages import package_folder
-from togi.model.parts import read_parts, without_weights
 from togi.model.tokens import add_tokens, give_rows
 from togi.text.template import OWN, TEMPLATE_NAMES, Template, file_template, get_template
 
@@ -112,7 +110,8 @@ def load_inspected(
 def load_unread(source: ModelSource, facts: Facts, *, dtype: torch.dtype, device: torch.device) -> LoadedModel | None:
     """`load_inspected` for a process that will keep only its part of the weights; see `LoadedModel.read`, which raises
     InputError for weights that are not finite. None if the weights can only be read whole."""
-    net = None if source.tokens else without_weights(facts, dtype, device)
+    parts = importlib.import_module("togi.model.parts")  # loads all that the library needs for networks
+    net = None if source.tokens else parts.without_weights(facts, dtype, device)
     if net is None:
         return None
     _told(facts)
@@ -120,7 +119,7 @@ def load_unread(source: ModelSource, facts: Facts, *, dtype: torch.dtype, device
     check_vocabulary(source.name, net, tokenizer)
 
     def read(net: Any) -> None:
-        read_parts(net, facts.folder, device)
+        parts.read_parts(net, facts.folder, device)
         _refuse_not_finite(facts, net, lambda weight: None)
 
     template = _template(source, facts, tokenizer)
@@ -195,7 +194,7 @@ def _refuse_not_finite(facts: Facts, net: Any, read: Callable[[Tensor], None]) -
     """Raises InputError for weights that are NaN or infinite, since every result would be too. Calls `read` with each
     weight after checking it."""
     for name, weight in net.named_parameters():
-        own = weight.to_local() if isinstance(weight, DTensor) else weight
+        own = weight.to_local() if hasattr(weight, "to_local") else weight  # of a sharded one only this process's part
         known = own.dtype in STORED.values() and own.numel()
         if known and not torch.stack(torch.aminmax(own.detach())).isfinite().all():
             raise InputError(

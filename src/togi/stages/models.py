@@ -1,5 +1,6 @@
 """Models for stages: cached for the life of the worker if they are only read, loaded anew if they are trained."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -28,7 +29,6 @@ from togi.stages.training.lora import Lora
 from togi.stages.training.resources import Resources, refuse_training
 from togi.text.render import check_template
 from togi.train import usage
-from togi.train.sharding import on_first_rank_whole
 
 Value = TypeVar("Value")
 KEPT = 4
@@ -155,7 +155,8 @@ def keep_model(
     def save(whole: Callable[[Tensor], Tensor]) -> None:
         _keep(context, replace(model, whole=whole), folder, resources, about)
 
-    on_first_rank_whole(model.net, context.ranks, save)
+    sharding = importlib.import_module("togi.train.sharding")  # heavy, and training has loaded it
+    sharding.on_first_rank_whole(model.net, context.ranks, save)
 
 
 def _keep(context: Context, model: LoadedModel, folder: Path, resources: Resources, about: About) -> None:

@@ -93,7 +93,7 @@ def test_an_answer_that_failed_drops_its_pairs_alone_and_too_many_end_the_stage(
     context, pairs = run("some")
     assert context.drop_counts() == {"failed": 3}  # two pairs of its own, and one in which it was to be rejected
     assert len(pairs) == 7 and all("p2/helpful" not in pair.chosen[0].content for pair in pairs)
-    with pytest.raises(StageError, match=r"1 of 5 requests to \$base \(helpful\) failed, and at most 0 may"):
+    with pytest.raises(StageError, match=r"1 of 5 requests to \$base \(helpful\) failed, but at most 0 may"):
         run("none", max_failed_share=0)
 
 

@@ -340,7 +340,7 @@ def test_a_choice_that_never_came_is_a_failure_and_too_many_end_the_stage(tmp_pa
     kept, drops = curated(curate(keep_share=0.5, batch_prompts=2), context(tmp_path, drafts))
     assert [prompt.text for prompt in kept] == [QUESTIONS[2]] and drops == {"failed": 1, "judged_low": 1}
     (tmp_path / "none").mkdir()
-    with pytest.raises(StageError, match=r"1 of 3 requests to \$base failed, and at most 0 may.*half an answer"):
+    with pytest.raises(StageError, match=r"1 of 3 requests to \$base failed, but at most 0 may.*half an answer"):
         curated(curate(max_failed_share=0.0), context(tmp_path / "none", drafts))
 
 

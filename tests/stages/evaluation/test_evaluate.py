@@ -179,7 +179,7 @@ def test_answers_that_cannot_be_scored_leave_their_prompts_out_and_too_many_end_
         "1 of 16 requests to the reward failed, so their prompts are left out of its rows"
     )
     scorers["$reward"].score = lambda items: [1.0, GraderError("too long"), GraderError("why"), *[1.0] * 5]
-    with pytest.raises(StageError, match=r"4 of 16 requests to the reward failed, and at most 1 .*prompt p0: too long"):
+    with pytest.raises(StageError, match=r"4 of 16 requests to the reward failed, but at most 1 .*prompt p0: too long"):
         evaluate_work.run(settings, context)
 
 
