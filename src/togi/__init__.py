@@ -14,7 +14,7 @@ API = (
     *("TokenSequence", "Forest", "plant", "Policy", "LoadedModel"),
 )
 
-__all__ = list(API)
+__all__ = list(API)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
