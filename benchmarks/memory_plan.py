@@ -79,13 +79,16 @@ def measure(folder: str, row: dict) -> None:
 
 
 def warm_up() -> None:
-    """A step of a tiny model, so that code loaded on first use does not count as memory of the training."""
+    """A step of a tiny model with an adapter, so that code loaded on first use does not count as memory of the
+    training."""
     import torch  # noqa: PLC0415
     from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
 
+    from togi.model.lora import LoraSettings, add_lora  # noqa: PLC0415
+
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
-    net = LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes))
-    optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+    net = add_lora(LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)), LoraSettings(rank=2), seed=0)
+    optimizer = torch.optim.AdamW([weight for weight in net.parameters() if weight.requires_grad], fused=True)
     net(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
     optimizer.step()
 
