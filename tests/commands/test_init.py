@@ -279,7 +279,7 @@ def test_a_package_is_named_as_for_other_commands(here, monkeypatch, content, te
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("package:click", "the package 'click' has no weights"),
+        ("package:click", "package click: files that match '*.gguf' must be one model, found none"),
         ("empty", "empty: it has no config.json"),
         ("gguf", "gguf: it has a GGUF file"),
         ("gguf/model.gguf", "it is a GGUF file, which is for llama.cpp"),

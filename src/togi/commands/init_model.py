@@ -2,15 +2,15 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from togi.core.errors import InputError
 from togi.core.files import read_cache
-from togi.core.sources import GGUF, HUB_ID, PACKAGE, ModelSource, missing_path, no_model_folder
+from togi.core.sources import HUB_ID, PACKAGE, ModelSource, missing_path, no_model_folder
 from togi.model.inspect import inspect_model, located
+from togi.model.package_files import files_of, pieces_of
 
 LONGEST = 1024  # tokens of the longest example, if the model's context allows it
 PLAIN = "chatml"  # the template of a model without one
@@ -60,21 +60,8 @@ def _installed(name: str) -> bool:
 
 def _template_of(package: str) -> str:
     """The template for the weights in a package: their own if they have one. Raises InputError if it has no weights."""
-    files = [path for name in (package, *_pieces(package)) for path in metadata.files(name) or ()]
-    weights = sorted(path for path in files if re.search(rf"\{GGUF}(\.part\d+)?$", path.name))
-    if not weights:
-        raise InputError(
-            f"--model: the package {package!r} has no weights (a {GGUF} file); give a package of weights, a model "
-            "folder, or a model's id on the hub"
-        )
-    with Path(str(weights[0].locate())).open("rb") as handle:
+    with pieces_of(ModelSource(kind="package", name=package), files_of(package))[0].open("rb") as handle:
         return OWN if KEY in handle.read(HEADER) else PLAIN
-
-
-def _pieces(package: str) -> list[str]:
-    """The installed packages that hold further pieces of the weights of a package."""
-    needed = [re.split(r"[\s;<>=!~\[(]", each, maxsplit=1)[0] for each in metadata.requires(package) or ()]
-    return [name for name in needed if name.startswith(package) and _installed(name)]
 
 
 def _own_template(folder: Path) -> str | None:

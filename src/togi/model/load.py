@@ -7,7 +7,7 @@ scorer.
 import importlib.util
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def load_inspected(
     _told(facts)
     net = _assembled(facts, dtype, kind)
     read = MappedWeights(facts.folder).let_go if nf4 else lambda weight: None  # plain weights stay in memory
-    _refuse_not_finite(facts, net, read)
+    _refuse_not_finite(facts, net.named_parameters(), read)
     tokenizer = load_tokenizer_of(facts)
     check_vocabulary(source.name, net, tokenizer)
     new = add_tokens(tokenizer, source.tokens)
@@ -120,7 +120,7 @@ def load_unread(source: ModelSource, facts: Facts, *, dtype: torch.dtype, device
 
     def read(net: Any) -> None:
         parts.read_parts(net, facts.folder, device)
-        _refuse_not_finite(facts, net, lambda weight: None)
+        _refuse_not_finite(facts, parts.own_parts(net), lambda weight: None)
 
     template = _template(source, facts, tokenizer)
     return LoadedModel(net=net.eval(), tokenizer=tokenizer, template=template, name=source.name, read=read)
@@ -190,13 +190,12 @@ def _assembled(facts: Facts, dtype: torch.dtype, kind: str, *, meta: bool = Fals
     return net
 
 
-def _refuse_not_finite(facts: Facts, net: Any, read: Callable[[Tensor], None]) -> None:
+def _refuse_not_finite(facts: Facts, weights: Iterable[tuple[str, Tensor]], read: Callable[[Tensor], None]) -> None:
     """Raises InputError for weights that are NaN or infinite, since every result would be too. Calls `read` with each
     weight after checking it."""
-    for name, weight in net.named_parameters():
-        own = weight.to_local() if hasattr(weight, "to_local") else weight  # of a sharded one only this process's part
-        known = own.dtype in STORED.values() and own.numel()
-        if known and not torch.stack(torch.aminmax(own.detach())).isfinite().all():
+    for name, weight in weights:
+        known = weight.dtype in STORED.values() and weight.numel()
+        if known and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
             raise InputError(
                 f"{facts.top}: weight {name} contains numbers that are not "
                 "finite (NaN or infinity), so the model is broken; use an earlier checkpoint, or download it again"

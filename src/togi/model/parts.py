@@ -1,6 +1,7 @@
 """Loads a network of which this process keeps only a part: at first without memory for its weights, which are read when
 they are sharded. No process ever holds all weights."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ def read_parts(net: Any, folder: Path, device: torch.device) -> None:
         read = [weight for weight in found if weight.device.type != "meta"] or [_nothing(found[0], device)]
         for part, name in places:
             part.register_parameter(name, read[0])
+
+
+def own_parts(net: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields the name of each weight with this process's part of it."""
+    for name, weight in net.named_parameters():
+        yield name, weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def _nothing(weight: Any, device: torch.device) -> nn.Parameter:
